@@ -100,7 +100,7 @@ class Changes:
     async def observe(self, text: str | None, window: Window, counted: Mapping[str, Counts], latest: Window) -> None:
         """``window``: the last minute; ``latest``: since the last report; ``counted``: by server."""
         self._window = window
-        self._servers = {key: _told(key, counts) for key, counts in counted.items()}
+        self._servers = {key: _report_of(key, counts) for key, counts in counted.items()}
         present, now = self.tuning, time.time()
         following = self._judge(present, text, latest, now)
         proposed = () if self._mode == "observe" else self._proposals(following, text, now)
@@ -206,5 +206,5 @@ def _fulfilled(tuning: DnsTuning, wish: DnsWish, now: float) -> DnsTuning:
     return changing.removed(tuning, wish.name, settings, now=now)
 
 
-def _told(server: str, counts: Counts) -> DnsServerText:
+def _report_of(server: str, counts: Counts) -> DnsServerText:
     return DnsServerText(server=server, version=counts.version, failed=counts.refused)

@@ -158,12 +158,12 @@ class Controller:
             )
             self._windows.append(latest)
             self._rates.append((now, latest.counts.queries / max(latest.seconds, 0.001)))
-            await self._tell(latest, len(counted))
+            await self._publish(latest, len(counted))
             if self._decisions.synced and self._objects.synced:
                 await self._changes.observe(self._corefile(), summed(self._windows), counted, latest)
         return Done()
 
-    async def _tell(self, latest: Window, servers: int) -> None:
+    async def _publish(self, latest: Window, servers: int) -> None:
         reported = report(
             latest.counts,
             seconds=latest.seconds,

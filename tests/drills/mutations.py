@@ -3089,7 +3089,8 @@ DNS = (
     Mutant(
         name="an-autoscaler-is-fought",
         file="services/cluster/core/nameserver.py",
-        old="    if deployment is not None and not deployment.scaled_by and deployment.replicas != decision.replicas:\n",
+        old="    if deployment is not None and not deployment.scaled_by "
+        "and deployment.replicas != decision.replicas:\n",
         new="    if deployment is not None and deployment.replicas != decision.replicas:\n",
         tests=("tests/core/cluster/test_decisions.py",),
     ),

@@ -443,7 +443,7 @@ def test_coredns_own_objects() -> None:
     ],
 )
 def test_an_autoscaler_is_known_by_the_subresource_that_it_writes(entry: str, scaled_by: str) -> None:
-    """``managedFields`` as an API server has them after ``kubectl autoscale``, after ``kubectl scale``, without both."""
+    """``managedFields`` as an API server has them after ``kubectl autoscale`` and after ``kubectl scale``."""
     other = "{manager: kubectl, fieldsV1: {f:spec: {f:template: {}}}}"
     owned = f"{{{entry}, fieldsV1: {{f:spec: {{f:replicas: {{}}}}}}}}"
     meta = f"{{namespace: kube-system, managedFields: [{other}, {owned}]}}"

@@ -50,7 +50,7 @@ class Cluster:
             self.refused += self.refuses(text)
         self.versions += 1
 
-    def tell(self) -> None:
+    def show(self) -> None:
         """The page: 1,000 queries more, of which a tenth fail while upstreams do."""
         self._queries += 1000
         failed = self._queries // 10 if self.fails else 0
@@ -66,7 +66,7 @@ class Cluster:
     async def run(self) -> None:
         decisions = self._bus.bucket(DNS)
         while True:
-            self.tell()
+            self.show()
             found = await decisions.get("coredns", CoreDNSDecision)
             if found is not None and found.value.corefile != self.text and found.value.of == digest_of(self.text):
                 await self.write(found.value.corefile)
@@ -78,7 +78,7 @@ async def running(nats: NatsServer, bus: Bus, text: str = TEXT) -> AsyncIterator
     server = Server()
     async with metrics(server, "127.0.0.1") as port:
         cluster = Cluster(bus, server)
-        cluster.tell()
+        cluster.show()
         await put(bus, Node(name="n1", uid="u"), coredns("127.0.0.1"))
         await cluster.write(text)
         task = asyncio.create_task(cluster.run())
@@ -88,7 +88,7 @@ async def running(nats: NatsServer, bus: Bus, text: str = TEXT) -> AsyncIterator
             task.cancel()
 
 
-async def told(bus: Bus, wanted: Callable[[DnsTuning], object]) -> DnsTuning:
+async def reported_state(bus: Bus, wanted: Callable[[DnsTuning], object]) -> DnsTuning:
     async with asyncio.timeout(60):
         while True:
             found = await bus.bucket(DNS).get("tuning", DnsTuning)
@@ -115,28 +115,28 @@ async def test_a_person_applies_a_proposal_and_takes_it_back(nats_server: NatsSe
     cluster_bus, cli = await bus_for("cluster"), await bus_for("cli")
     async with running(nats_server, cluster_bus) as (cluster, port):
         async with dns(nats_server, port, dns_upstreams=(UPSTREAM,)):
-            tuning = await told(cli, lambda one: one.proposals)
+            tuning = await reported_state(cli, lambda one: one.proposals)
             assert [one.name for one in tuning.proposals] == ["serve-stale"]
             assert STALE not in cluster.text, "advised, not done"
             with pytest.raises(Refused) as caught:
                 await ask(cli, "apply", "nothing")
             assert "serve-stale" in str(caught.value)
             assert "judged" in await ask(cli, "apply", "serve-stale")
-            await told(cli, is_at("serve-stale", "judged"))
+            await reported_state(cli, is_at("serve-stale", "judged"))
             assert STALE in cluster.text
         async with dns(nats_server, port, "two", dns_upstreams=(UPSTREAM,)):
-            kept = await told(cli, is_at("serve-stale", "kept"))
+            kept = await reported_state(cli, is_at("serve-stale", "kept"))
             assert kept.settings == (("serve_stale", "1"),)
             assert "taken back" in await ask(cli, "revert")
-            back = await told(cli, is_at("serve-stale", "taken-back"))
+            back = await reported_state(cli, is_at("serve-stale", "taken-back"))
             assert back.settings == ()
             async with asyncio.timeout(30):
                 while cluster.text != TEXT:
                     await asyncio.sleep(0.05)
-            assert (await told(cli, lambda one: not one.proposals)).past[0].state == "taken-back"
+            assert (await reported_state(cli, lambda one: not one.proposals)).past[0].state == "taken-back"
 
 
-async def test_in_mode_act_a_text_that_servers_refuse_is_taken_back_and_told(
+async def test_in_mode_act_a_text_that_servers_refuse_is_taken_back_and_reported(
     nats_server: NatsServer, bus_for: BusFor
 ) -> None:
     cluster_bus, cli = await bus_for("cluster"), await bus_for("cli")
@@ -145,7 +145,7 @@ async def test_in_mode_act_a_text_that_servers_refuse_is_taken_back_and_told(
     async with running(nats_server, cluster_bus) as (cluster, port):
         cluster.refuses = lambda text: STALE in text
         async with dns(nats_server, port, dns_upstreams=(UPSTREAM,), dns_mode="act"):
-            tuning = await told(cli, is_at("serve-stale", "taken-back"))
+            tuning = await reported_state(cli, is_at("serve-stale", "taken-back"))
             assert tuning.change is not None
             assert "refused" in tuning.change.outcome
             async with asyncio.timeout(30):
@@ -161,7 +161,7 @@ async def test_in_mode_observe_nothing_is_proposed_nor_applied(nats_server: Nats
         running(nats_server, cluster_bus) as (cluster, port),
         dns(nats_server, port, dns_upstreams=(UPSTREAM,), dns_mode="observe"),
     ):
-        assert (await told(cli, lambda one: one.mode == "observe")).proposals == ()
+        assert (await reported_state(cli, lambda one: one.mode == "observe")).proposals == ()
         with pytest.raises(Refused) as caught:
             await ask(cli, "apply", "serve-stale")
         assert "AIRMESH_DNS_MODE" in str(caught.value)
