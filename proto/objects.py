@@ -73,7 +73,7 @@ class Pod(msgspec.Struct, frozen=True):
     host_ports: tuple[HostPort, ...] = ()
     """Sorted; none for a pod in the node's own network."""
     static_uid: str = ""
-    """Of the mirror of a static pod: the uid that the kubelet gave to the pod itself (pkg/kubelet/types/pod_update.go)."""
+    """Of a static pod's mirror: the uid that the kubelet gave to the pod itself (pkg/kubelet/types/pod_update.go)."""
 
     def runs_as(self, uid: str) -> bool:
         """Whether a runtime that starts this pod may name it so."""
