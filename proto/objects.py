@@ -73,8 +73,7 @@ class Pod(msgspec.Struct, frozen=True):
     host_ports: tuple[HostPort, ...] = ()
     """Sorted; none for a pod in the node's own network."""
     static_uid: str = ""
-    """Of the mirror of a static pod: the uid that the kubelet gave to the pod itself, and names to the runtime. It
-    stays when the mirror is deleted and made again (kubernetes/pkg/kubelet/types/pod_update.go)."""
+    """Of a static pod's mirror: the uid that the kubelet gave to the pod itself (pkg/kubelet/types/pod_update.go)."""
 
     def runs_as(self, uid: str) -> bool:
         """Whether a runtime that starts this pod may name it so."""
@@ -246,9 +245,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     stand_in: bool = False
     """``cluster`` made it for a policy that it could never read: it isolates what that one selects."""
     ignored_ingress: int = 0
-    """Ingress rules that are written and left out here: policyTypes does not list Ingress, so they have no effect."""
     ignored_egress: int = 0
-    """Egress rules likewise."""
+    """Rules of a direction that policyTypes does not list: they have no effect, and are left out here."""
 
 
 class IPPool(msgspec.Struct, frozen=True):

@@ -156,12 +156,16 @@ def is_private(name: str) -> bool:
 
 
 def test_kinds_of_policy_are_known_to_their_dialect_alone() -> None:
-    """What a policy says is read once, by its dialect; everything after that sees the model."""
+    """What a policy says is read once, by its dialect; everything after that sees the model. The doctor's checks alone
+    speak of the text that a person wrote, with paths in it that the model does not have.
+    """
+    doctor = ("services.policy.core.doctor", "services.policy.doctor")
     kinds = {f"proto.objects.{name}" for name in ("NetworkPolicy", "PolicyRule", "Peer")}
     wrong = [
         f"{module.path} imports {name}"
         for module in modules()
         if within(module.name, "services.policy") and not within(module.name, "services.policy.core.dialects")
+        if not any(within(module.name, one) for one in doctor)
         for name in imports(module)
         if name in kinds
     ]
