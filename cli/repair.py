@@ -18,13 +18,13 @@ from proto.findings import Finding, Fix
 
 SECONDS = 30
 VERIFIED = 45.0
-PLACE = "{node}"
+NODE = "{node}"
 
 
 def check_way(by: str) -> str:
     """The command that reaches a node. Raises :class:`Usage`."""
-    if PLACE not in by:
-        raise Usage(f"--by {by!r} does not say where the node's name belongs", f'write it as "ssh root@{PLACE}"')
+    if NODE not in by:
+        raise Usage(f"--by {by!r} does not say where the node's name belongs", f'write it as "ssh root@{NODE}"')
     return by
 
 
@@ -76,7 +76,7 @@ def _is_gone(finding: Finding, again: Callable[[], Diagnosis]) -> bool:
 
 def _run(by: str, node: str, command: str) -> str:
     """Why a command did not end well on a node; empty when it did."""
-    argv = [part.replace(PLACE, node) for part in shlex.split(by)]
+    argv = [part.replace(NODE, node) for part in shlex.split(by)]
     try:
         done = subprocess.run([*argv, command], capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
