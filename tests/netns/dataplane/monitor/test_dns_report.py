@@ -43,8 +43,8 @@ for number, line in enumerate(sys.stdin):
     query = struct.pack(">HHHHHH", number, 0x100, 1, 0, 0, 0) + labels + b"\\0\\0\\1\\0\\1"
     with socket.socket(kind, socket.SOCK_STREAM if word == "tcp" else socket.SOCK_DGRAM) as s:
         s.settimeout({"lost": 0.05, "try": 2}.get(word, 20))
-        s.connect((sys.argv[2], 53))
         try:
+            s.connect((sys.argv[2], 53))
             s.sendall(struct.pack(">H", len(query)) + query if word == "tcp" else query)
             if word == "lost": s.sendall(query)
             answer = s.recv(2000)[2 if word == "tcp" else 0:]
