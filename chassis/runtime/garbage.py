@@ -17,6 +17,8 @@ has grown by :data:`GROWTH` since the last look, at most each :data:`LOOK_EVERY`
 from __future__ import annotations
 
 import gc
+from functools import partial
+from operator import call
 from typing import Any
 
 LOOK_EVERY = 3600.0
@@ -60,5 +62,12 @@ def has_grown(resident: int, then: int) -> bool:
 
 
 def _freeze(phase: str, info: dict[str, Any]) -> None:
-    if phase == "stop" and info["generation"] == 2 and len(gc.get_objects(generation=2)) >= WORTH_FREEZING:
+    if phase == "stop" and info["generation"] == 2 and _survivors() >= WORTH_FREEZING:
         gc.freeze()
+
+
+def _survivors() -> int:
+    """Objects of the oldest generation. In one call that no other thread interrupts: a tuple that one of them is filling
+    is there too, and filling it fails while somebody else refers to it (``_PyTuple_Resize``).
+    """
+    return next(map(len, map(call, (partial(gc.get_objects, generation=2),))))

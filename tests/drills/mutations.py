@@ -53,7 +53,7 @@ CHASSIS = (
     Mutant(
         name="each-collection-keeps-what-is-in-use",
         file="chassis/runtime/garbage.py",
-        old=" and len(gc.get_objects(generation=2)) >= WORTH_FREEZING",
+        old=" and _survivors() >= WORTH_FREEZING",
         new="",
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),

@@ -219,6 +219,6 @@ def test_a_persons_edit_overtakes_what_is_judged() -> None:
     assert tuning.change.name == "edit"
     tuning = begun(tuning, Chosen("newer", OTHER), FINE, (ONE,), now=2.0)
     assert [one.state for one in tuning.past] == ["overtaken"]
-    assert (tuning.change.before, tuning.change.state) == (OTHER, "applied")
     assert tuning.change is not None
+    assert (tuning.change.before, tuning.change.state) == (OTHER, "applied")
     assert begun(EMPTY, Chosen(NEW, None), FINE, (), now=1.0) is EMPTY, "there is no way back to no text"

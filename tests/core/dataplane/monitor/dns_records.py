@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from services.dataplane.core.datapath.dns_layout import DNS_SAMPLES, DnsOutcome, DnsPod
 
@@ -35,7 +36,7 @@ def sampled(said: Sequence[Said], first: int = 1) -> bytes:
     return bytes(room)
 
 
-def record(said: Sequence[Said] = (), *, first: int = 1, asked: Sequence[int] = (), **counts: int) -> DnsPod:
+def record(said: Sequence[Said] = (), *, first: int = 1, asked: Sequence[int] = (), **counts: Any) -> DnsPod:
     """A record with these samples and cells, and counters by name; outcomes are counted as the samples say."""
     outcomes = [0] * 16
     for one in said:
