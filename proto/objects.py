@@ -324,10 +324,7 @@ class PrefixAdvertisement(msgspec.Struct, frozen=True):
 
 
 class BGPConfiguration(msgspec.Struct, frozen=True):
-    """crd.projectcalico.org/v1 BGPConfiguration. None: nothing is said.
-
-    ``default`` is for all nodes, ``node.<name>`` for one.
-    """
+    """crd.projectcalico.org/v1 BGPConfiguration: ``default`` of all nodes, ``node.<name>`` of one. None: nothing said."""
 
     name: str
     asn: int | None = None

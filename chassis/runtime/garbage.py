@@ -67,7 +67,7 @@ def _freeze(phase: str, info: dict[str, Any]) -> None:
 
 
 def _survivors() -> int:
-    """Objects of the oldest generation. In one call that no other thread interrupts: a tuple that one of them is filling
-    is there too, and filling it fails while somebody else refers to it (``_PyTuple_Resize``).
+    """Objects of the oldest generation. In one call that no other thread interrupts: a tuple that one of them fills is
+    there too, and filling it fails while somebody else refers to it (``_PyTuple_Resize``).
     """
     return next(map(len, map(call, (partial(gc.get_objects, generation=2),))))

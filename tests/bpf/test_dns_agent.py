@@ -44,7 +44,7 @@ class Local:
             )
 
 
-async def test_a_pods_queries_are_told_with_its_name(measured: World) -> None:
+async def test_a_pods_queries_are_reported_with_its_name(measured: World) -> None:
     agent = DnsMeasurements(measured.tables, Local(measured.a, measured.b), "n1")
     await agent.read()
     one = Resolver(measured)

@@ -1,7 +1,7 @@
 """What measuring DNS costs a packet, by test runs: a loose bound that only a blunder passes; figures are printed (-s).
 
 Each run has a query of its own, so it takes a free cell, and its answer finds it. The same frames are run with the
-switch off and on in turns; the least of many is compared, for what else the machine does only ever adds to a run.
+switch off and on in rounds; the least of many is compared, for what else the machine does only ever adds to a run.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def test_what_measuring_costs(world: World, version: int) -> None:
         **{key: (name, 53) for key, name in NAMES.items()},
         "another port": (NAMES["short"], 5353),
     }.items():
-        turns: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        rounds: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for _ in range(3):
             for on in (False, True):
                 measure(world, on=on)
-                turns[on].append(costs(world, version, name, port))
-        off, on_ = (tuple(map(min, zip(*turns[on], strict=True))) for on in (False, True))
+                rounds[on].append(costs(world, version, name, port))
+        off, on_ = (tuple(map(min, zip(*rounds[on], strict=True))) for on in (False, True))
         figures[label] = (off[0], on_[0] - off[0], off[1], on_[1] - off[1])
     measure(world, on=False)
     asked = sum(one.queries for one in world.tables.dns_pods.items().values())

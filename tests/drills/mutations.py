@@ -2962,7 +2962,7 @@ DATAPATH = (
         tests=("tests/bpf/test_dns.py",),
     ),
     Mutant(
-        name="dns-a-query-sent-again-waits-anew",
+        name="dns-a-query-sent-again-waits-again",
         file="services/dataplane/bpf/dns.h",
         old="	if (!is_same || am_dns_is_over(asked, now)) {\n",
         new="	{\n",
@@ -2976,7 +2976,7 @@ DATAPATH = (
         tests=("tests/bpf/test_dns.py",),
     ),
     Mutant(
-        name="dns-a-query-times-out-when-its-place-is-taken",
+        name="dns-a-query-times-out-when-its-slot-is-taken",
         file="services/dataplane/core/monitor/dns_counts.py",
         old="record.timeouts + sum(now - asked >= DNS_TIMEOUT for asked in waiting)",
         new="record.timeouts",

@@ -145,8 +145,8 @@ AM_INLINE u64 am_dns_tag(const struct am_packet *p, const struct am_dns_message 
 
 /* What the set of a question knows of it. */
 struct am_dns_found {
-	u64 same;     /* place of the cell with this tag; AM_DNS_WAYS: none has it */
-	u64 oldest;   /* place of a free cell, else of the one that has waited longest */
+	u64 same;     /* slot of the cell with this tag; AM_DNS_WAYS: none has it */
+	u64 oldest;   /* slot of a free cell, else of the one that has waited longest */
 	u64 is_again; /* another one asks the same for so long that this is a retry */
 };
 
@@ -215,13 +215,13 @@ AM_INLINE u32 am_dns_outcome(const struct am_dns_message *message)
 }
 
 /* An answer that the pod gets: it frees its query's cell. Returns what there is to sample. */
-AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, const struct am_dns_message *message, struct am_dns_cell *cells, u64 place, u64 now)
+AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, const struct am_dns_message *message, struct am_dns_cell *cells, u64 slot, u64 now)
 {
-	struct am_dns_cell *cell = cells + (place & (AM_DNS_WAYS - 1));
+	struct am_dns_cell *cell = cells + (slot & (AM_DNS_WAYS - 1));
 	u64 asked = cell->asked, ticks, outcome, bucket;
 
 	/* Of two copies of an answer one is the first. */
-	if (place >= AM_DNS_WAYS || !asked || __sync_val_compare_and_swap(&cell->asked, asked, 0) != asked) {
+	if (slot >= AM_DNS_WAYS || !asked || __sync_val_compare_and_swap(&cell->asked, asked, 0) != asked) {
 		__sync_fetch_and_add(&pod->unmatched, 1);
 		return AM_DNS_NOTHING;
 	}
