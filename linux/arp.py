@@ -6,6 +6,7 @@ nobody's cache is changed by it. Blocking, for as long as the caller says. Needs
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import select
 import socket
@@ -35,12 +36,21 @@ def answers(
         own = _IFREQ.unpack(fcntl.ioctl(link, _SIOCGIFHWADDR, _IFREQ.pack(device.encode(), 0, b"")))[2]
         for address in wanted:
             said = IPv4Address(0) if address == sender else sender
-            link.send(_request(own, said, address))
+            _send(link, _request(own, said, address))
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and select.select([link], [], [], left)[0]:
             if (answer := _answer(link.recv(128))) is not None and answer[0] in found and answer[1] != own:
                 found[answer[0]].add(answer[1])
     return found
+
+
+def _send(link: socket.socket, frame: bytes) -> None:
+    """A link without a carrier takes no frame: then nobody answers, and that is what is asked."""
+    try:
+        link.send(frame)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
 
 
 def _request(own: bytes, sender: IPv4Address, target: IPv4Address) -> bytes:

@@ -324,7 +324,7 @@ class PrefixAdvertisement(msgspec.Struct, frozen=True):
 
 
 class BGPConfiguration(msgspec.Struct, frozen=True):
-    """crd.projectcalico.org/v1 BGPConfiguration: ``default`` of all nodes, ``node.<name>`` of one. None: nothing said."""
+    """crd.projectcalico.org/v1 BGPConfiguration: ``default``, or ``node.<name>`` of one node. None: nothing is said."""
 
     name: str
     asn: int | None = None

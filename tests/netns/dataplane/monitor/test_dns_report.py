@@ -126,7 +126,7 @@ def reported(node: Mesh) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "cli", "dns", "report", "--output", "json"],
         cwd=REPOSITORY,
-        env={**os.environ, **node.nats.environment("cli")},
+        env={**os.environ, **node.nats.environment("cli", AIRMESH_NATS=node.nats.url)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -174,7 +174,8 @@ def test_a_pods_dns_is_reported_as_it_saw_it(node: Mesh, version: int) -> None:
     assert found["p50_ms"] is not None
     assert found["unread"] == 0
     wait_for("the timeout", lambda: figures(node, asking, before + 7)["timeouts"] >= 1)
-    names = {one["name"]: one for one in reported(node)["names"] if one["asked_most_by"] == f"shop/{asking.pod.name}"}
-    assert names["lost.example.org"]["retried"] == 1
-    assert names[TRIED[0]]["nxdomain"] == 1
+    names = {one["name"]: one for one in reported(node)["names"]}  # of all pods, also of the other family's
+    assert names["lost.example.org"]["retried"] >= 1
+    assert names["lost.example.org"]["asked_most_by"].startswith("shop/web-")
+    assert names[TRIED[0]]["nxdomain"] >= 1
     assert node.samples()['airmesh_dns_queries_total{protocol="tcp"}'] >= 1
