@@ -127,16 +127,17 @@ def pods(namespace: str, output: str) -> int:
 @click.argument("target", nargs=-1, metavar="[TARGET]")
 @click.option("--fix", is_flag=True, help="Apply what may be applied, verify it, take back what does not help.")
 @click.option("--by", default="", metavar="COMMAND", help='How you reach a node, for --fix: "ssh root@{node}".')
+@click.option("--yes", is_flag=True, help="Agree to every command of --fix unseen.")
 @_output
-def doctor(target: tuple[str, ...], fix: bool, by: str, output: str) -> int:
+def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
     Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
     connection: SOURCE TARGET as `airmesh policy explain` takes them. Each agent looks at its own part: routes, rules of
     firewalls, neighbours, sockets, maps and objects. One that does not answer within six seconds is a finding itself.
 
-    With --fix, each fix that only removes or resets what its finding shows is run on that finding's node, by the
-    command that you name with --by, and verified by another diagnosis; others are shown, and left to you.
+    With --fix, each fix that only removes or resets what its finding shows is shown and, when you agree, run on that
+    finding's node, by the command that you name with --by, and verified by another diagnosis; others are left to you.
 
     Exit code 1 when anything is found.
     """
@@ -150,7 +151,9 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, output: str) -> int:
 
     report = diagnosis()
     if fix:
-        repaired = doctor_report.Repaired(applied=repair.apply(report, way, diagnosis), after=diagnosis())
+        repaired = doctor_report.Repaired(
+            applied=repair.apply(report, way, diagnosis, (lambda *_: True) if yes else show.agreed), after=diagnosis()
+        )
         _show(repaired, doctor_report.repaired_tables(repaired), output)
         return Exit.WELL if repaired.after.well else Exit.NOT_WELL
     _show(report, doctor_report.tables(report), output)

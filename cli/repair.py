@@ -1,7 +1,8 @@
 """Applies the fixes of a diagnosis that may be applied by a program, verifies each, and takes back what did not help.
 
 The mesh gives nobody a right to run commands on its nodes, and this command asks for none: a fix is run the way the
-person who asks reaches a node (`--by`, e.g. `ssh root@{node}`). A fix has helped when its finding is not among those
+person who asks reaches a node (`--by`, e.g. `ssh root@{node}`), and only when that person agrees to its very text: an
+agent wrote it, and whoever has a node's key could have, too. A fix has helped when its finding is not among those
 of a later diagnosis; until then the diagnosis is made again, for :data:`VERIFIED` seconds at most.
 """
 
@@ -38,9 +39,13 @@ def automatic(report: Diagnosis) -> Iterator[tuple[Cause, Fix]]:
             yield cause, fix
 
 
-def apply(report: Diagnosis, by: str, again: Callable[[], Diagnosis]) -> tuple[Applied, ...]:
-    """Runs each automatic fix of a diagnosis; ``again`` makes another diagnosis."""
-    return tuple(_applied(cause.finding, fix, by, again) for cause, fix in automatic(report))
+def apply(
+    report: Diagnosis, by: str, again: Callable[[], Diagnosis], agreed: Callable[[Finding, Fix], bool]
+) -> tuple[Applied, ...]:
+    """Runs each automatic fix of a diagnosis that is ``agreed`` to; ``again`` makes another diagnosis."""
+    return tuple(
+        _applied(cause.finding, fix, by, again) for cause, fix in automatic(report) if agreed(cause.finding, fix)
+    )
 
 
 def _applied(finding: Finding, fix: Fix, by: str, again: Callable[[], Diagnosis]) -> Applied:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from cli.reports.table import Cell, Table, Tone
 from cli.reports.text import printable
+from proto.findings import Finding, Fix
 
 PIPE_WIDTH = 240
 
@@ -62,3 +64,9 @@ def tables(page: Console, shown: Sequence[Table]) -> None:
             page.print(drawn)
         if table.note:
             page.print(f"[dim]{escape(printable(table.note))}[/]")
+
+
+def agreed(finding: Finding, fix: Fix) -> bool:
+    """Whether the person at the terminal agrees to a command that would mend a finding."""
+    command, risk = printable(fix.command), printable(fix.risk)
+    return click.confirm(f"on {finding.node}: {command}\n  risk: {risk}\n  run it?", err=True)

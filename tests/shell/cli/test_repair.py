@@ -14,6 +14,10 @@ from proto.findings import DoctorRequest, Expected, Finding, Findings, Fix
 WAY = "env NODE={node} sh -c"
 
 
+def agreed(_finding: Finding, _fix: Fix) -> bool:
+    return True
+
+
 def found(folder: Path, *, node: str = "n1", agent: str = "routing-n1", automatic: bool = True) -> Diagnosis:
     """A finding while the file `wrong` is there; its fix removes it, and writes down where that was."""
     wrong = folder / "wrong"
@@ -39,7 +43,7 @@ def found(folder: Path, *, node: str = "n1", agent: str = "routing-n1", automati
 
 def test_a_fix_that_helps_is_verified(tmp_path: Path) -> None:
     (tmp_path / "wrong").touch()
-    (one,) = repair.apply(found(tmp_path), WAY, lambda: found(tmp_path))
+    (one,) = repair.apply(found(tmp_path), WAY, lambda: found(tmp_path), agreed)
     assert (one.outcome, one.why) == ("verified", "")
     assert (tmp_path / "ran").read_text() == "n1\n"
     assert not (tmp_path / "undone").exists()
@@ -49,14 +53,14 @@ def test_a_fix_that_does_not_help_is_taken_back(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(repair, "VERIFIED", 0.0)
     (tmp_path / "wrong").touch()
     before = found(tmp_path)
-    (one,) = repair.apply(before, WAY, lambda: before)
+    (one,) = repair.apply(before, WAY, lambda: before, agreed)
     assert one.outcome == "undone"
     assert (tmp_path / "undone").exists()
 
 
 def test_a_fix_that_cannot_be_run_says_why(tmp_path: Path) -> None:
     (tmp_path / "wrong").touch()
-    (one,) = repair.apply(found(tmp_path), "sh -c 'echo no way >&2; exit 3' {node}", lambda: found(tmp_path))
+    (one,) = repair.apply(found(tmp_path), "sh -c 'echo no way >&2; exit 3' {node}", lambda: found(tmp_path), agreed)
     assert (one.outcome, one.why) == ("failed", "no way")
 
 
@@ -67,8 +71,22 @@ def test_a_fix_that_cannot_be_run_says_why(tmp_path: Path) -> None:
 def test_no_agent_has_a_command_run_elsewhere(tmp_path: Path, node: str, agent: str, automatic: bool) -> None:
     (tmp_path / "wrong").touch()
     assert (
-        repair.apply(found(tmp_path, node=node, agent=agent, automatic=automatic), WAY, lambda: found(tmp_path)) == ()
+        repair.apply(found(tmp_path, node=node, agent=agent, automatic=automatic), WAY, lambda: found(tmp_path), agreed)
+        == ()
     )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_nobody_agrees_to_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "wrong").touch()
+    shown: list[str] = []
+
+    def declined(finding: Finding, fix: Fix) -> bool:
+        shown.append(f"{finding.node}: {fix.command}")
+        return False
+
+    assert repair.apply(found(tmp_path), WAY, lambda: found(tmp_path), declined) == ()
+    assert shown == [f"n1: rm {tmp_path}/wrong; echo $NODE >> {tmp_path}/ran"]
     assert not (tmp_path / "ran").exists()
 
 
