@@ -71,6 +71,8 @@ class Agent:
             blocks={block.cidr: block for block in heard.blocks},
             underlay={other.node: other.underlay},
             families=frozenset((4, 6)),
+            complete=True,
+            reported=frozenset({other.node}),
         )
         wish = Wish(known=known, port=PORT, uplink_mtu=1500, local=heard.local, taken={other.node: (link,)})
         state = self._agent.run(wish, now=time.time(), clock=time.monotonic())

@@ -141,6 +141,8 @@ class Node:
             blocks={cidr: Block(cidr, "p", node.name, "u", 5, "n") for node in nodes for cidr in node.blocks},
             underlay={node.name: node.underlay for node in others},
             families=frozenset((4, 6)),
+            complete=True,
+            reported=frozenset(node.name for node in nodes),
         )
         wish = Wish(known=known, port=PORTS[0], uplink_mtu=1500, local=self.underlay, taken=self.taken(others))
         agent = self.agent
