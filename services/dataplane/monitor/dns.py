@@ -88,12 +88,13 @@ class DnsMetrics(Collector):
         for rcode, count in sorted(answers_by_rcode(totals).items()):
             answers.add_metric([rcode], count)
         yield answers
-        for name, what, count in (
-            ("retries", "DNS queries that pods sent again", totals.retries),
-            ("timeouts", "DNS queries without an answer for five seconds", totals.timeouts),
-            ("unread", "Packets of pods to or from port 53 that hold no single message", totals.unread),
-        ):
-            yield CounterMetricFamily(f"airmesh_dns_{name}", what, value=count)
+        yield CounterMetricFamily("airmesh_dns_retries", "DNS queries that pods sent again", value=totals.retries)
+        yield CounterMetricFamily(
+            "airmesh_dns_timeouts", "DNS queries without an answer for five seconds", value=totals.timeouts
+        )
+        yield CounterMetricFamily(
+            "airmesh_dns_unread", "Packets of pods to or from port 53 that hold no single message", value=totals.unread
+        )
         yield _histogram(totals.latency)
         asking = GaugeMetricFamily(
             "airmesh_dns_queries_per_second", "Of the pods that ask most", labels=["namespace", "pod"]

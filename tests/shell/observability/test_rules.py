@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "observability"
 MADE = re.compile(
-    r"\b(Gauge|Counter|Histogram|GaugeMetricFamily|CounterMetricFamily)\(\s*\"(airmesh_\w+)\",\s*\"([^\"]+)\""
+    r"\b(Gauge|Counter|Histogram|GaugeMetricFamily|CounterMetricFamily|HistogramMetricFamily)\(\s*\"(airmesh_\w+)\",\s*\"([^\"]+)\""
 )
 NAMED = re.compile(r"(?<![\w:])airmesh_\w+")
 UNITS = ("_seconds", "_bytes", "_ratio")
@@ -40,7 +40,7 @@ def series() -> set[str]:
     """Names that a query may use."""
     names = set()
     for name, kind in metrics().items():
-        names |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "Histogram" else {name}
+        names |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind.startswith("Histogram") else {name}
     return names
 
 
@@ -128,7 +128,7 @@ def test_names_keep_to_the_conventions() -> None:
         assert re.fullmatch(r"airmesh_[a-z0-9]+(_[a-z0-9]+)*", name), name
         assert name.endswith("_total") == kind.startswith("Counter"), name
         assert not re.search(r"_(ms|milliseconds|us|microseconds|kib|mib|percent|count|sum|bucket)$", name), name
-        if kind == "Histogram":
+        if kind.startswith("Histogram"):
             assert name.endswith(UNITS), f"{name}: a histogram names its unit"
 
 
