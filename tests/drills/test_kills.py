@@ -296,6 +296,7 @@ def _left(lab: Lab, node: str) -> dict[str, object]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.alone  # how soon an agent is ready is counted
 @pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times: int) -> None:
     names, others = ("routing-n3", "dataplane-n3"), ("nats", "supervisor", "cluster", "ipam-1", "policy-1")

@@ -29,7 +29,7 @@ from tests.drills.ledger import Ledger
 from tests.drills.minicluster import MiniCluster, PodRef, minicluster, node_objects, pools
 from tests.natsd import bus_of
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.uncontended]
 
 NODES = ("n1", "n2", "n3")
 FOUR, SIX = "10.244.0.0/26", "fd00:10:244::/122"

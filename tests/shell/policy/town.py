@@ -135,7 +135,7 @@ class Town:
         wanted = Revision(epoch=self.epochs["objects"], sequence=sequence)
         return sum(revision.covers(wanted) for revision in self.frontiers().values()) >= shards
 
-    async def until(self, condition: Callable[[], object], why: str, seconds: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], object], why: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
