@@ -93,11 +93,11 @@ class Table(Generic[K, V]):
         with self.lock:
             return bpf.delete(self.fd, key.pack())
 
-    def items(self) -> dict[K, V]:
-        """All entries. While the programs write, an entry that comes or goes may be missed."""
+    def items(self, count: int = 4096) -> dict[K, V]:
+        """All entries, read ``count`` at a time. While the programs write, one that comes or goes may be missed."""
         found: dict[K, V] = {}
         with self.lock:
-            for part in self.parts():
+            for part in self.parts(count):
                 found.update(part)
         return found
 

@@ -25,6 +25,8 @@ from services.dataplane.settings import Settings
 
 READ_EVERY = 2.0
 """Seconds: a pod's record holds as many samples as a pod gives that asks for sixteen names a second."""
+AT_ONCE = 64
+"""Records that one system call reads: room for them is made each time, and a record has 6.5 KB."""
 MOST_ASKING = 10
 """Pods that are named on /metrics."""
 
@@ -48,7 +50,7 @@ class DnsMeasurements:
 
     async def read(self) -> None:
         """One look at all records. One that belongs to no pod at two looks in turn is removed."""
-        found = await asyncio.to_thread(self._tables.dns_pods.items)
+        found = await asyncio.to_thread(self._tables.dns_pods.items, AT_ONCE)
         records = {key.endpoint: record for key, record in found.items()}
         names = {
             one.index: PodName(namespace=one.first.namespace, pod=one.first.pod) for one in self._local.up.values()
