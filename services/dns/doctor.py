@@ -21,8 +21,9 @@ from proto.findings import DoctorRequest, Finding
 from proto.net import Address
 from proto.objects import KIND_OF, ConfigMap, Deployment, EndpointSlice, Service
 from proto.subjects import OBJECTS
-from services.dns.core.doctor import examine, message
+from services.dns.core.doctor import examine
 from services.dns.core.doctor.upstreams import Upstream
+from services.dns.core.question import NS, PORT, A, Answer, answer, name_of_api, question
 from services.dns.core.servers import servers
 from services.dns.settings import Settings
 
@@ -71,9 +72,9 @@ class Doctor:
         serving = servers(slices, examine.NAMESPACE, self._service)
         addresses = sorted(serving.values(), key=str)[:TOGETHER]
         upstreams = examine.wanted_upstreams(corefile)[:TOGETHER]
-        name = f"kubernetes.default.svc.{self._domain}"
+        name = name_of_api(self._domain)
         by_server, by_upstream = await asyncio.gather(
-            asyncio.gather(*(_ask(address, 53, name) for address in addresses)),
+            asyncio.gather(*(_ask(address, PORT, name) for address in addresses)),
             asyncio.gather(*(_ask_upstream(one) for one in upstreams)),
         )
         return examine.check(
@@ -98,23 +99,23 @@ async def _ask_upstream(upstream: Upstream) -> examine.Asked:
     """Its zone's own name, and for the root a name that nobody has, too."""
     address, port, zone = upstream.ip, upstream.port, upstream.zone
     if zone != ".":
-        return await _ask(address, port, zone, kind=message.NS)
+        return await _ask(address, port, zone, kind=NS)
     known, invalid = await asyncio.gather(
-        _ask(address, port, zone, kind=message.NS), _ask(address, port, f"{secrets.token_hex(6)}.invalid", times=1)
+        _ask(address, port, zone, kind=NS), _ask(address, port, f"{secrets.token_hex(6)}.invalid", times=1)
     )
     return examine.Asked(answer=known.answer, invalid=invalid.answer, times=known.times, name="the root")
 
 
-async def _ask(address: Address, port: int, name: str, *, kind: int = message.A, times: int = TIMES) -> examine.Asked:
+async def _ask(address: Address, port: int, name: str, *, kind: int = A, times: int = TIMES) -> examine.Asked:
     """The fastest of several answers, asked one after the other."""
     answers = [await _once(address, port, name, kind) for _ in range(times)]
-    known = [answer for answer in answers if answer is not None]
-    fastest = min(known, key=lambda answer: answer.milliseconds, default=None)
+    known = [one for one in answers if one is not None]
+    fastest = min(known, key=lambda one: one.milliseconds, default=None)
     return examine.Asked(answer=fastest, times=times, name=name)
 
 
-async def _once(address: Address, port: int, name: str, kind: int) -> message.Answer | None:
-    asked = message.query(secrets.randbelow(1 << 16), name, kind)
+async def _once(address: Address, port: int, name: str, kind: int) -> Answer | None:
+    asked = question(name, secrets.randbelow(1 << 16), kind)
     loop = asyncio.get_running_loop()
     begun = time.monotonic()
     try:
@@ -125,9 +126,10 @@ async def _once(address: Address, port: int, name: str, kind: int) -> message.An
         transport.sendto(asked)
         async with asyncio.timeout(PATIENCE):
             while True:
-                answer = message.answer(asked, await heard.messages.get(), (time.monotonic() - begun) * 1000)
-                if answer is not None:
-                    return answer
+                message = await heard.messages.get()
+                found = answer(asked, message, (time.monotonic() - begun) * 1000)
+                if found is not None:
+                    return found
     except (TimeoutError, OSError):
         return None
     finally:

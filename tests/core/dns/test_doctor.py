@@ -14,8 +14,8 @@ from proto.objects import Deployment, EndpointSlice, SliceEndpoint
 from services.dns.core.caddyfile import parse
 from services.dns.core.corefile import Recipe, render
 from services.dns.core.doctor.examine import CODES, Asked, Facts, check, wanted_upstreams
-from services.dns.core.doctor.message import Answer, answer, query
 from services.dns.core.doctor.upstreams import Upstream, upstreams
+from services.dns.core.question import Answer, answer, question
 
 ONE, TWO, SERVICE, RESOLVER = (ip_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.96.0.10", "192.0.2.53"))
 ANSWERED = Asked(answer=Answer("NOERROR", 1, 2.0), times=3, name="kubernetes.default.svc.cluster.local")
@@ -167,17 +167,17 @@ def test_upstreams_are_read_as_coredns_reads_them() -> None:
 
 
 def test_an_answer_is_to_its_query() -> None:
-    asked = query(7, "a.Example.", 1)
+    asked = question("a.Example.", 7, 1)
     assert asked == bytes.fromhex("0007 0100 0001 0000 0000 0000") + b"\1a\7Example\0\0\1\0\1"
     reply = struct.pack("!6H", 7, 0x8183, 1, 0, 0, 0) + asked[12:]
     assert answer(asked, reply, 4.0) == Answer("NXDOMAIN", 0, 4.0)
     assert answer(asked, reply.lower(), 4.0) is not None, "names have no case"
     for wrong in (b"", reply[:11], asked, b"\0\x08" + reply[2:], reply[:13] + b"b" + reply[14:]):
         assert answer(asked, wrong, 4.0) is None
-    assert query(1, ".", 2)[12:] == b"\0\0\2\0\1"
+    assert question(".", 1, 2)[12:] == b"\0\0\2\0\1"
 
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 64, ".".join(["x" * 60] * 5), "\u00e9"])
 def test_what_is_no_name_is_not_asked(name: str) -> None:
     with pytest.raises(ValueError, match=r"name|ascii"):
-        query(1, name)
+        question(name, 1)

@@ -15,8 +15,8 @@ from proto.findings import KERNEL, NETWORK, OBJECT, Expected, Finding, Fix, Obse
 from proto.net import Address
 from proto.objects import Deployment, EndpointSlice
 from services.dns.core.caddyfile import Broken, parse
-from services.dns.core.doctor.message import Answer
 from services.dns.core.doctor.upstreams import Upstream, upstreams
+from services.dns.core.question import Answer
 
 NAMESPACE = "kube-system"
 DOWN, SELECTOR, TOO_FEW, SILENT = "dns-servers-down", "dns-service-selector", "dns-too-few", "dns-server-silent"
