@@ -19,6 +19,7 @@ from typing import TypeVar
 from chassis.runtime.checks import NotChecked
 from chassis.runtime.service import Runtime
 from kit import netfilter
+from kit.netstat import counter
 from linux import arp, nftables, rtnl
 from linux.connections import answered
 from linux.netlink import Netlink, NetlinkRefused
@@ -28,7 +29,7 @@ from proto.net import Address, Network
 from services.routing.core.doctor import neighbours, routes, settings, ways
 from services.routing.core.evidence import Evidence, Verdict, Way
 from services.routing.core.fib import Kind, Snapshot, Uplink
-from services.routing.core.mesh import Mesh
+from services.routing.core.mesh import Mesh, holder_of
 from services.routing.installer import Installer
 from services.routing.settings import Settings
 
@@ -89,7 +90,7 @@ class Doctor:
                 routes=snapshot.routes,
                 taken=taken,
                 links=links,
-                holder=lambda prefix: _holder(mesh, prefix),
+                holder=holder_of(mesh.blocks, mesh.claims),
                 repairs=tuple(self._installer.repairs),
                 now=int(time.time()),
             )
@@ -123,7 +124,7 @@ class Doctor:
                 for name in names
             ),
             forwarding6=self._number("ipv6/conf/all/forwarding"),
-            filtered=_counter("TcpExt", "IPReversePathFilter"),
+            filtered=counter(Path("/proc/thread-self/net/netstat").read_text(), "TcpExt", "IPReversePathFilter"),
             back=back,
             arrives={peer: name for peer, name in arrives.items() if name in uplinks},
         )
@@ -240,12 +241,6 @@ def _ways(installer: Installer) -> dict[str, Way]:
     return found
 
 
-def _holder(mesh: Mesh, prefix: Network) -> str:
-    if (block := mesh.blocks.get(prefix)) is not None:
-        return block.node
-    return next((claim.node for claim in mesh.claims if ip_network(claim.address) == prefix), "")
-
-
 def _taken(addresses: Iterable[Address]) -> dict[Address, routes.Taken | str]:
     found: dict[Address, routes.Taken | str] = {}
     with Netlink() as netlink:
@@ -280,13 +275,6 @@ def _neighbours(index: int) -> dict[IPv4Address, tuple[bytes, bool]]:
         bodies = netlink.dump(rtnl.GETNEIGH, rtnl.neighbours_query(index, socket.AF_INET))
     seen = [one for one in map(rtnl.parse_neighbour, bodies) if one.link == index and not one.state & _UNUSABLE]
     return {IPv4Address(one.address): (one.mac, bool(one.state & rtnl.PERMANENT)) for one in seen if one.address}
-
-
-def _counter(group: str, name: str) -> int:
-    """A counter of netstat of the calling thread's namespace; 0 where there is none."""
-    lines = [line.split() for line in Path("/proc/thread-self/net/netstat").read_text().splitlines()]
-    named = [line for line in lines if line and line[0] == f"{group}:"]
-    return int(named[1][named[0].index(name)]) if len(named) == 2 and name in named[0] else 0
 
 
 def _reached(addresses: Iterable[Address]) -> dict[Address, bool]:

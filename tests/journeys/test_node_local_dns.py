@@ -64,6 +64,11 @@ def answered(space: LabNamespace, asker: str, pod: str) -> int:
     return sum(int(line.split()[-1]) for line in page.splitlines() if line.startswith("coredns_dns_requests_total{"))
 
 
+def read(said: str) -> list[tuple[str, float]]:
+    """What came of each lookup, and in how many seconds, as :data:`LOOKUPS` says it."""
+    return [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+
+
 def lookups(lab: Lab, space: LabNamespace, struck: str, kind: signal.Signals, seconds: int) -> list[tuple[str, float]]:
     """What came of each lookup of a pod, and in how many seconds, while this signal strikes the server of its node."""
     lab.until("the server runs", lambda: bool(process_of(struck)), 60)
@@ -76,7 +81,7 @@ def lookups(lab: Lab, space: LabNamespace, struck: str, kind: signal.Signals, se
         strike.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    return [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+    return read(said)
 
 
 def test_one_replica_after_the_other_is_killed_and_names_go_on(lab: Lab, space: LabNamespace) -> None:
@@ -99,7 +104,7 @@ def test_one_replica_after_the_other_is_killed_and_names_go_on(lab: Lab, space: 
     said = lab.exec(space.namespace, "asker", "sh", "-c", script, "sh", str(KILLS_SECONDS), seconds=KILLS_SECONDS + 30)
     over.set()
     killer.join()
-    outcomes = [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+    outcomes = read(said)
     failed, longest = sum(word == "failed" for word, _ in outcomes), max(took for _, took in outcomes)
     print(f"{len(killed)} kills: {len(outcomes)} lookups, {failed} failed, the longest took {longest:.2f} s")
     assert len(killed) >= 3

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chassis.runtime.service import Runtime
+from kit.netstat import counter
 from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, by_cookie, inside
 from linux.sock_diag import listening_sockets
@@ -69,7 +70,7 @@ def look(pods: Mapping[int, str]) -> Mapping[str, Backlogs]:
             with suppress(OSError, NotANamespace, NetlinkRefused), inside(descriptor):
                 found[pods[cookie]] = Backlogs(
                     queues={one.port: (one.waiting, one.bound) for one in listening_sockets()},
-                    overflows=backlogs.parse_overflows(Path("/proc/thread-self/net/netstat").read_text()),
+                    overflows=counter(Path("/proc/thread-self/net/netstat").read_text(), "TcpExt", "ListenOverflows"),
                 )
     return found
 

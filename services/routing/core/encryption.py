@@ -89,7 +89,7 @@ def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
         claims=mesh.claims,
         underlay=_underlay(mesh, (*links, kernel.loopback) if kernel.loopback is not None else links),
         families=frozenset(address.version for address in local),
-        complete=mesh.blocks_complete and mesh.claims_complete and mesh.routes_complete,
+        complete=mesh.whole,
         reported=mesh.reported,
     )
     return Wish(

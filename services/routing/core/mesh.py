@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -47,11 +47,15 @@ class Mesh:
     settings_complete: bool = False
 
     @property
+    def whole(self) -> bool:
+        """``blocks``, ``claims`` and ``routes`` are known whole."""
+        return self.blocks_complete and self.claims_complete and self.routes_complete
+
+    @property
     def all_reported(self) -> bool:
         """Whether each node that holds anything has told all of its own."""
         holders = {block.node for block in self.blocks.values()} | {claim.node for claim in self.claims}
-        whole = self.blocks_complete and self.claims_complete and self.routes_complete
-        return whole and holders <= {"", IPAM_HOLDER, CONTESTED, self.me, *self.reported}
+        return self.whole and holders <= {"", IPAM_HOLDER, CONTESTED, self.me, *self.reported}
 
     def pool_of(self, where: Network | Address) -> Network | None:
         """The range of the pool that a prefix or an address lies in."""
@@ -65,3 +69,14 @@ class Mesh:
         if pool is not None:
             return self.pools[pool]
         return _AS_THEY_ARE if self.pools_complete else ()
+
+
+def holder_of(blocks: Mapping[Network, Block], claims: Iterable[Claim]) -> Callable[[Network], str]:
+    """Who holds a block or a kept address, by its network; gives an empty name for what nobody has."""
+    claimed = {ip_network(claim.address): claim.node for claim in claims}
+
+    def holder(network: Network) -> str:
+        block = blocks.get(network)
+        return block.node if block is not None else claimed.get(network, "")
+
+    return holder

@@ -13,7 +13,7 @@ all of it were here: see :func:`may_remove`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import islice
@@ -40,7 +40,7 @@ from services.routing.core.fib import (
     Snapshot,
     Uplink,
 )
-from services.routing.core.mesh import Mesh
+from services.routing.core.mesh import Mesh, holder_of
 from services.routing.core.models.wireguard import prohibited
 from services.routing.core.pairs import (
     Memory,
@@ -112,8 +112,8 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
     ]
     replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
     unasked = [route for key, route in ours.items() if key not in desired]
-    claimed = {ip_network(claim.address): claim.node for claim in mesh.claims} if unasked else {}
-    removed = [Remove(route) for route in unasked if may_remove(route, mesh, claimed)]
+    holder = holder_of(mesh.blocks, mesh.claims if unasked else ())
+    removed = [Remove(route) for route in unasked if may_remove(route, mesh, holder)]
     return Plan(
         (*devices.additions, *entries.additions, *replaced, *removed, *entries.removals, *devices.removals),
         tuple(faults),
@@ -205,12 +205,11 @@ def _faults(mesh: Mesh, kernel: Snapshot) -> list[Fault]:
     return missing + impostors + _overclaims(mesh)
 
 
-def may_remove(route: Route, mesh: Mesh, claimed: Mapping[Network, str]) -> bool:
+def may_remove(route: Route, mesh: Mesh, holder: Callable[[Network], str]) -> bool:
     """Whether a route of ours that nothing asks for is surely not needed.
 
     Blocks and claims must be known whole, and whoever holds the block or the kept address must have told everything of
-    its own: a node that is silent under a new epoch of ``routes`` may still be there. ``claimed``: who holds each kept
-    address.
+    its own: a node that is silent under a new epoch of ``routes`` may still be there. ``holder``: see ``holder_of``.
     """
     if not (mesh.blocks_complete and mesh.claims_complete):
         return False
@@ -218,9 +217,8 @@ def may_remove(route: Route, mesh: Mesh, claimed: Mapping[Network, str]) -> bool
         return mesh.pools_complete and mesh.settings_complete
     if route.kind is not Kind.UNICAST:
         return True
-    block = mesh.blocks.get(route.destination)
-    holder = block.node if block is not None else claimed.get(route.destination, "")
-    return holder in ("", mesh.me, IPAM_HOLDER) or holder in mesh.reported
+    name = holder(route.destination)
+    return name in ("", mesh.me, IPAM_HOLDER) or name in mesh.reported
 
 
 def offered(

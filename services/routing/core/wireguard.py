@@ -32,6 +32,7 @@ from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.faults import Fault
+from services.routing.core.mesh import holder_of
 
 SLOTS = (0, 1)
 DEVICES: Mapping[int, str] = {0: "am-wg", 1: "am-wg2"}
@@ -147,11 +148,7 @@ class Known:
         """Whether a peer of these networks that nothing asks for is surely not needed: whoever holds one of them has
         told all of its own, and so would have told the key.
         """
-        claimed = {ip_network(claim.address): claim.node for claim in self.claims}
-        holders = {
-            block.node if (block := self.blocks.get(network)) is not None else claimed.get(network, "")
-            for network in networks
-        }
+        holders = set(map(holder_of(self.blocks, self.claims), networks))
         return self.complete and holders <= {"", IPAM_HOLDER, self.me, *self.reported}
 
 

@@ -64,13 +64,3 @@ def check(
                 affects=(object_name("Service", *service.split("/", 1)),) if service else (),
                 precedence=EFFECT - 5,
             )
-
-
-def parse_overflows(netstat: str) -> int:
-    """``ListenOverflows`` of ``/proc/net/netstat``: a line of names and one of numbers for each group; 0 without it."""
-    lines = netstat.splitlines()
-    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
-        counted = dict(zip(names.split(), numbers.split(), strict=False))
-        if "ListenOverflows" in counted:
-            return int(counted["ListenOverflows"])
-    return 0

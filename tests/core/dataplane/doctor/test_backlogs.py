@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane.core.doctor.backlogs import BACKLOG_FULL, Backlogs, check, parse_overflows
+from kit.netstat import counter
+from services.dataplane.core.doctor.backlogs import BACKLOG_FULL, Backlogs, check
 
 
 def queue(waiting: int, backlog: int = 5, overflows: int = 0) -> dict[str, Backlogs]:
@@ -43,7 +44,7 @@ def test_a_queue_is_full_in_two_looks(before: dict[str, Backlogs], now: dict[str
     ],
 )
 def test_overflows_are_read_by_their_name(text: str, overflows: int) -> None:
-    assert parse_overflows(text) == overflows
+    assert counter(text, "TcpExt", "ListenOverflows") == overflows
 
 
 def test_it_has_a_page() -> None:
