@@ -142,14 +142,14 @@ def test_every_answer_has_its_outcome(resolver: Resolver, what: dict[str, int], 
 
 @pytest.mark.parametrize("nanoseconds", [0, 3 << 10, 1_000_000, 40_000_000, 2 * SECOND, 4 * SECOND])
 def test_how_long_it_took_is_a_power_of_two(measured: World, nanoseconds: int) -> None:
-    one = Resolver(measured)
-    began = time.monotonic_ns()
-    one.ask(question("a.example"))
-    one.age(nanoseconds)
-    one.hear(answer("a.example"))
-    most = time.monotonic_ns() - began + nanoseconds
-    if most >= 5 * SECOND:
-        pytest.skip("this machine took longer than a query may")
+    one, most = Resolver(measured), 5 * SECOND
+    while most >= 5 * SECOND:  # a machine that was held up for so long tries again
+        measured.tables.dns_pods.remove(one.key)
+        began = time.monotonic_ns()
+        one.ask(question("a.example"))
+        one.age(nanoseconds)
+        one.hear(answer("a.example"))
+        most = time.monotonic_ns() - began + nanoseconds
     (bucket,) = (index for index, count in enumerate(one.counts.latency) if count)
     assert (nanoseconds >> 10).bit_length() <= bucket <= (most >> 10).bit_length()
 

@@ -49,9 +49,10 @@ class ThrottlingDoctor:
         files = await asyncio.to_thread(quota_files, pods)
         if not files:
             return ()
-        before = look(files)
+        before = await asyncio.to_thread(look, files)
         await asyncio.sleep(BETWEEN)
-        return tuple(throttling.check(self._feed.node, service, before, look(files), dns=service == NAME_SERVICE))
+        now = await asyncio.to_thread(look, files)
+        return tuple(throttling.check(self._feed.node, service, before, now, dns=service == NAME_SERVICE))
 
 
 def quota_files(pods: Mapping[int, str]) -> Mapping[str, tuple[Path, ...]]:
