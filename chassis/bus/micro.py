@@ -57,6 +57,7 @@ EACH = 8
 WAITING = 64
 """Requests of one node that wait at one endpoint: as many as the runtime's ADDs that one node lets in."""
 WAITING_BYTES = 2 << 20
+FLUSH_SECONDS = 2
 VERSION_HEADER = "Airmesh-Version"
 ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
@@ -239,12 +240,18 @@ class Registration:
         """Requests that were none."""
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
         self._service: _ReportingService | None = None
+        self._client: Client
 
     async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
-        """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
+        """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on.
+
+        When it returns and the bus is connected, the server knows it: whoever asks from then on is answered.
+        """
         self._wanted.append((subject, kind, answer))
         if self._service is not None:
             await self._register(self._service, subject, kind, answer)
+            with contextlib.suppress(TimeoutError, nats.errors.Error):
+                await self._client.flush(FLUSH_SECONDS)  # a reconnect makes good what fails here
 
     async def start(self, client: Client) -> None:
         """Register the service and its endpoints; once, since subscriptions outlive a reconnect."""
@@ -257,6 +264,7 @@ class Registration:
             queue_group=self._name,
             stats_handler=self._endpoint_stats,
         )
+        self._client = client
         service = _ReportingService(client, config, lambda: health_metadata(self._stats()), self.drop)
         self._service = service
         with contextlib.suppress(TimeoutError, nats.errors.Error):

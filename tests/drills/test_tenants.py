@@ -54,7 +54,7 @@ class Scale:
 
 
 EVERYTHING = ("relabel", "bombs", "policies", "services")
-SHORT = Scale(quiet=10, attack=22, packets=0.1, attacks=EVERYTHING, slower=8, allowance=1.0, named=20, lost=0.25)
+SHORT = Scale(quiet=10, attack=22, packets=0.1, attacks=EVERYTHING, slower=8, allowance=3.0, named=20, lost=0.25)
 LONG = Scale(quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, allowance=0.0, named=10, lost=0.01)
 
 
