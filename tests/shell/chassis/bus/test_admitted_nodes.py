@@ -22,6 +22,7 @@ from chassis.bus.nats_config import make_users, new_key, write_secret
 from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
 from chassis.bus.resolver import connected, distrusting, hand_over, look_up, reload
 from chassis.faults import Refused, Unavailable
+from chassis.replaced_file import replace_file
 from chassis.secret import Secret
 from proto.subjects import ACKS, JETSTREAM, ROLES
 from tests.nats_cluster import NatsCluster
@@ -189,7 +190,7 @@ async def test_servers_change_their_certificate_once_all_trust_it(
             assert len(await distrusting(hand, authority, 1, besides=besides)) == 2, "ours, and the node's"
             assert len(await distrusting(hand, authority, 1, besides=())) == 3
 
-            trusted.write_bytes(old.certificate.read_bytes() + new.certificate.read_bytes())
+            replace_file(trusted, old.certificate.read_bytes() + new.certificate.read_bytes(), 0o644)
             async with asyncio.timeout(20):
                 while not hand.connected or await distrusting(hand, authority, 1, besides=()):
                     await asyncio.sleep(0.05)
@@ -200,7 +201,7 @@ async def test_servers_change_their_certificate_once_all_trust_it(
                 while await tls.shown("127.0.0.1", server.port) == before:
                     await asyncio.sleep(0.05)
             looks = 0
-            shutil.copy(new.certificate, trusted)
+            replace_file(trusted, new.certificate.read_bytes(), 0o644)
 
             def look(found: tuple[str, ...]) -> tuple[str, ...]:
                 nonlocal looks

@@ -18,6 +18,7 @@ import pytest
 from chassis.bus import tls
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Credentials
+from chassis.replaced_file import replace_file
 from chassis.telemetry.log import Log
 from cli.faults import Unreachable
 from cli.link import Link
@@ -96,11 +97,11 @@ async def test_another_authority_is_taken_up_at_the_next_connect(server: NatsSer
     shutil.copy(server.tls / "ca.crt", trusted)
     async with connecting(server.url, of(server), trusted) as (connection, _):
         await until(lambda: connection.connected)
-        trusted.write_text(trusted.read_text() + other.certificate.read_text())
+        replace_file(trusted, trusted.read_bytes() + other.certificate.read_bytes(), 0o644)
         other.sign(server.tls)
         server.restart()
         await until(lambda: connection.reconnects == 1 and connection.connected)
-        trusted.write_text(other.certificate.read_text())
+        replace_file(trusted, other.certificate.read_bytes(), 0o644)
         server.restart()
         await until(lambda: connection.reconnects == 2 and connection.connected)
 
