@@ -203,16 +203,17 @@ class Connection:
             try:
                 if self._credentials.are_those_of(client.public, client.trusted):
                     due = False
-                elif await self._is_let_in(refused):
+                elif (public := await self._refused(refused)) is None:
                     await self._sign_in_again(client)  # the next look says whether by what stands in the files now
                 else:
-                    refused = self._credentials.identity().public
+                    refused = public
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._log.debug("bus-key-not-tried", error=error)
 
-    async def _is_let_in(self, refused: str) -> bool:
-        """Whether the servers know the key that stands in the file, by a connection of its own; raises when none is
-        there to ask. That the key ``refused`` is refused has been said.
+    async def _refused(self, said: str) -> str | None:
+        """The public key that was in the file, when the servers do not let it in; None when they do.
+
+        Asked by a connection of its own; raises when no server is there to ask. That ``said`` is refused has been said.
         """
         client = nats_internals.RenewingClient(self._credentials.identity, self._credentials.trust)
 
@@ -232,15 +233,15 @@ class Connection:
         except nats.errors.Error as error:
             if not _not_let_in(error):
                 raise
-            if client.public != refused:
+            if client.public != said:
                 self._log.warning("bus-key-refused", user=self._user, public=client.public, error=error)
-            return False
+            return client.public
         finally:
             nats_internals.abort(client)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     await client.close()
-        return True
+        return None
 
     async def _sign_in_again(self, client: Client) -> None:
         """By the key of the file; at a moment without calls, for theirs would have to be made again."""

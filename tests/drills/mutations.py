@@ -104,7 +104,7 @@ CHASSIS = (
     Mutant(
         name="a-new-key-is-taken-untried",
         file="chassis/bus/connection.py",
-        old="                elif await self._is_let_in(refused):\n",
+        old="                elif (public := await self._refused(refused)) is None:\n",
         new="                elif refused == '':\n",
         tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_new_key_that_nobody_signed_changes_nothing",),
     ),
