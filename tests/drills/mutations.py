@@ -2481,6 +2481,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/tunnel/test_tunnel_peers.py",),
     ),
     Mutant(
+        name="an-api-servers-machine-announces-what-others-have",
+        file="services/dataplane/core/tunnel/peers.py",
+        old="if one in vouched or self._is_servers(one)}",
+        new="}",
+        tests=("tests/core/dataplane/tunnel/test_tunnel_peers.py",),
+    ),
+    Mutant(
         name="two-nodes-have-one-number",
         file="services/dataplane/core/tunnel/numbers.py",
         old="            if number and number not in self._names:\n",

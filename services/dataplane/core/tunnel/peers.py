@@ -2,9 +2,10 @@
 
 A packet in a tunnel is taken when its outer source is a node's (``kit.underlay`` says whose it is), and its inner
 source is that node's own: an address of its blocks, one that is kept and held there now, or one that the node has
-itself. API servers, which need not be nodes, may send in their own names, by the API's word alone. How packets to a
-node's address go follows from the kernel's routes to its pods alone: by the same device, so that answers of pods to
-nodes take the way that pods' packets take.
+itself. API servers, which need not be nodes, may send in their own names, by the API's word. That names one family
+alone where the API has one: the other addresses of such a machine are those that it announces, as long as nobody else
+has them. How packets to a node's address go follows from the kernel's routes to its pods alone: by the same device, so
+that answers of pods to nodes take the way that pods' packets take.
 
 Promises: depends on the present state, not on the order in which it came; a change costs what it is about. What stays
 known while a bucket is not whole is for the shell to say (``tunnel/known.py``).
@@ -167,7 +168,7 @@ class TunnelPeers:
     def _follow_owners(self) -> set[Address]:
         """Addresses that have another owner than before."""
         changed = self._underlay.settle()
-        servers = {address: f"{SERVER}{address}" for address in self._servers if self._is_servers(address)}
+        servers = self._named_servers()
         moved = set()
         for address in changed | servers.keys() | self._served:
             before = self._owners.pop(address, None)
@@ -191,6 +192,20 @@ class TunnelPeers:
         self._served = set(servers)
         return moved
 
+    def _named_servers(self) -> dict[Address, str]:
+        """API servers' addresses, and the name under which one has its number: of a machine all have the same."""
+        servers = {address: f"{SERVER}{address}" for address in self._servers if self._is_servers(address)}
+        for name, (addresses, _) in sorted(self._gateways.items()):
+            vouched = [address for address in addresses if address in servers]
+            if vouched and not self._is_node(name):
+                first = servers[min(vouched, key=lambda one: (one.version, int(one)))]
+                servers |= {one: first for one in addresses if one in vouched or self._is_servers(one)}
+        return servers
+
+    def _is_node(self, name: str) -> bool:
+        """Whether one that says that it is none is a node."""
+        return name in self._nodes or self._underlay.holds(name)
+
     def _is_servers(self, address: Address) -> bool:
         """Whether an API server's address is that, and no node's or pod's."""
         holdings = self._underlay.holdings
@@ -203,7 +218,7 @@ class TunnelPeers:
         if name is None:
             outer, link = None, 0
         elif name.startswith(SERVER):
-            outer, link = self._way_to_server(address)
+            outer, link = self._way_to_server(address, self._of[name])
         else:
             outer, link = self._way(address.version, self._of[name])
         number = 0 if name is None else self.number_of(name)
@@ -241,23 +256,27 @@ class TunnelPeers:
         _, link, _, outer = max(ways, key=lambda way: way[:3])
         return outer, link
 
-    def _way_to_server(self, address: Address) -> tuple[Address | None, int]:
+    def _way_to_server(self, address: Address, outers: Iterable[Address]) -> tuple[Address | None, int]:
         """The same for an API server, behind which there are no pods: by the device that most routes lead out by, of
         those whose models the server's machine receives by, and by WireGuard before any other. A node is no such
-        machine, whatever it announces.
+        machine, whatever it announces. ``outers``: all addresses of the machine.
         """
         models: set[str] = set()
         for name, (addresses, received) in self._gateways.items():
-            if address in addresses and name not in self._nodes and not self._underlay.holds(name):
+            if address in addresses and not self._is_node(name):
                 models |= received
         ways = [
-            (device.kind is TunnelKind.WIREGUARD, count, link)
+            (device.kind is TunnelKind.WIREGUARD, count, link, outer == address, int(outer), outer)
             for (family, link), count in self._led.items()
             if family == address.version and (device := self._devices.get(link)) is not None
             if device.tunnel.model in models
-            if device.kind is TunnelKind.WIREGUARD or device.tunnel.local.version == address.version
+            for outer in ((address,) if device.kind is TunnelKind.WIREGUARD else outers)
+            if device.kind is TunnelKind.WIREGUARD or device.tunnel.local.version == outer.version
         ]
-        return (address, max(ways)[-1]) if ways else (None, 0)
+        if not ways:
+            return None, 0
+        _, _, link, *_, outer = max(ways, key=lambda way: way[:5])
+        return outer, link
 
     def _count(self, key: RouteKey, link: int, change: int) -> None:
         which = key[0].version, link

@@ -31,7 +31,7 @@ Objects = Mapping[Key, Value]
 
 ME = "n1"
 NODES = ("n1", "n2", "n3")
-UNDERLAY = tuple(map(ip_address, ("172.30.0.2", "172.30.0.3", "fd00:172::2", "172.30.0.9")))
+UNDERLAY = tuple(map(ip_address, ("172.30.0.2", "172.30.0.3", "fd00:172::2", "172.30.0.9", "fd00:172::9")))
 BLOCKS = ("10.244.0.0/30", "10.244.0.4/30", "10.244.0.0/29", "fd00:10:244::/126")
 KEPT = ("10.244.0.5", "10.244.9.7", "fd00:10:244::1")
 VXLAN, IPIP, WIREGUARD = 7, 8, 9
@@ -134,33 +134,45 @@ def whose(objects: Objects) -> dict[Address, str]:
     said = {name: value for (kind, name), value in objects.items() if kind == "routes" and isinstance(value, tuple)}
     nodes = {name: value for (kind, name), value in objects.items() if kind == "node" and isinstance(value, frozenset)}
     owners = owners_of(said, blocks, claims, nodes, servers=servers, own=own, me=ME)
-    for address in servers - own - owners.keys():
-        if not any(address in one.cidr for one in blocks) and not any(address == one.address for one in claims):
-            owners[address] = server(address)
+    announced = next((set(value) for name, value in gateways(objects).items()), set())
+    taken = {one for one in servers | announced if any(one in block.cidr for block in blocks)}
+    taken |= own | owners.keys() | {one.address for one in claims}
+    vouched = servers - taken
+    owners |= {address: server(address) for address in vouched}
+    if vouched & announced:
+        owners |= dict.fromkeys(announced - taken, server(min(vouched & announced, key=lambda one: one.version)))
     return owners
 
 
-def ways_to_server(objects: Objects, address: Address) -> list[tuple[int, int, int, Address]]:
-    """By the device that most routes of the family lead out by, of those that the server's machine receives by; by
-    WireGuard where there is one.
-    """
+def gateways(objects: Objects) -> dict[str, tuple[Address, ...]]:
+    """What machines announce that are no nodes."""
     holding = {value.node for value in objects.values() if isinstance(value, Block | Claim)}
-    receives = any(
-        kind == "gateway" and isinstance(value, tuple) and address in value
+    return {
+        name: value
         for (kind, name), value in objects.items()
-        if name not in holding and ("node", name) not in objects
-    )
+        if kind == "gateway" and isinstance(value, tuple) and name not in holding and ("node", name) not in objects
+    }
+
+
+def ways_to_server(
+    objects: Objects, owners: Mapping[Address, str], address: Address
+) -> list[tuple[int, int, int, Address]]:
+    """By the device that most routes of the family lead out by, of those that the server's machine receives by; by
+    WireGuard where there is one. A tunnel's outer address is its IPv4 one.
+    """
+    receives = any(address in value for value in gateways(objects).values())
+    outer = next((one for one in owners if one.version == 4 and owners[one] == owners[address]), None)
     links = [
         value.link
         for (kind, cidr), value in objects.items()
         if isinstance(value, SeenRoute) and ip_network(cidr).version == address.version
-        if value.link == WIREGUARD or (value.link == VXLAN and address.version == 4)  # of what it receives by
+        if value.link == WIREGUARD or (value.link == VXLAN and outer is not None)  # of what it receives by
         if ("device", str(value.link)) in objects
     ]
     if not receives or not links:
         return []
     most = max(links, key=lambda link: (link == WIREGUARD, links.count(link), link))
-    return [(1, most, 1, address)]
+    return [(1, most, 1, address if most == WIREGUARD or outer is None else outer)]
 
 
 def what_the_maps_say(objects: Objects) -> object:
@@ -177,8 +189,8 @@ def what_the_maps_say(objects: Objects) -> object:
             if isinstance(one, Device) and one.index == route.link
         ]
         of_family = [way[:4] for way in ways if way[4] == address.version]
-        if name == server(address):
-            of_family = ways_to_server(objects, address)
+        if name.startswith(SERVER):
+            of_family = ways_to_server(objects, owners, address)
         best = max(of_family, key=lambda way: way[:3], default=(0, 0, 0, None))
         peers.add((address, name, best[1], best[3], vtep_mac(address)))
         if address.version == 6:  # its next hop does not say it
@@ -222,10 +234,9 @@ def state(chance: Random) -> Objects:
     if chance.random() < 0.2:
         objects["own", ""] = frozenset((UNDERLAY[1],))
     if chance.random() < 0.5:
-        objects["servers", ""] = frozenset((UNDERLAY[3],))
-    for name in ("cp", "n3"):
-        if chance.random() < 0.4:
-            objects["gateway", name] = (UNDERLAY[3],)
+        objects["servers", ""] = frozenset(chance.sample(UNDERLAY[3:], chance.choice((1, 1, 2))))
+    if chance.random() < 0.6:
+        objects["gateway", chance.choice(("cp", "n3"))] = tuple(chance.sample(UNDERLAY[3:], chance.choice((1, 2, 2))))
     return objects
 
 
@@ -355,6 +366,32 @@ def test_answers_to_an_api_server_go_by_a_tunnel_that_its_machine_receives_by() 
     maps.set_gateway("cp", (), ())
     assert way() == (0, None)
     assert {maps.number_of("cp"), maps.number_of("n2")}.isdisjoint({maps.peers[AddressKey(address=at)].node})
+
+
+def test_an_api_server_has_the_other_addresses_that_its_machine_announces() -> None:
+    """The API names those of one family alone. What somebody else has is nobody's to announce."""
+    maps, at, other, pod = TunnelPeers(ME), *map(ip_address, ("172.30.0.9", "fd00:172::9", "10.244.0.1"))
+    maps.set_block(ip_network("10.244.0.0/30"), block("10.244.0.0/30", "n2"))
+    maps.set_devices([device(VXLAN)])
+    maps.set_route(route_key("fd00:10:244::/126"), SeenRoute(link=VXLAN, via=ip_address("fe80::1")))
+
+    def numbers() -> list[int | None]:
+        maps.settle()
+        found = [maps.sources.get(PrefixKey.of(ip_network(one))) for one in (at, other, pod)]
+        return [one.node if one is not None else None for one in found]
+
+    maps.set_gateway("cp", [at, other, pod], ["vxlan"])
+    assert numbers() == [None, None, None], "the API does not say that it is one of its servers"
+    maps.set_api({}, frozenset((at,)))
+    number = maps.number_of(f"{SERVER}{at}")
+    assert numbers() == [number, number, None]
+    peer = maps.peers[AddressKey(address=other)]
+    assert (peer.ifindex, peer.outer) == (VXLAN, at), "answers take the tunnel, too"
+    maps.announce("n2", [other])
+    assert numbers() == [number, maps.number_of("n2"), None]
+    maps.announce("n2", ())
+    maps.set_api({"cp": frozenset()}, frozenset((at,)))
+    assert numbers() == [number, None, None], "a node has what a node may have"
 
 
 class TestNumbers:
