@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from kit.tunnels import next_hop, vtep_mac
-from kit.underlay import NOBODY, Refusal, Underlay, within
+from kit.underlay import MOST_ADDRESSES, NOBODY, Refusal, Underlay, within
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
 from services.dataplane.core.datapath.layout import AddressKey, PrefixKey
@@ -58,6 +58,8 @@ class TunnelPeers:
         self._gateways: dict[str, tuple[frozenset[Address], frozenset[str]]] = {}
         """What machines that are no nodes announce: their addresses, and the models that they receive by."""
         self._nodes: Set[str] = frozenset()
+        self._of_nodes: Set[Address] = frozenset()
+        """Addresses that the API gives to nodes, whether they have announced them or not."""
         self._outer: dict[Address, Address] = {}
         """What a next hop stands for: of all addresses that have an owner."""
         self._owners: dict[Address, str] = {}
@@ -97,10 +99,12 @@ class TunnelPeers:
         self._underlay.announce(node, addresses)
 
     def set_gateway(self, name: str, addresses: Iterable[Address], models: Iterable[str]) -> None:
-        """What a machine that is no node announces; nothing: it announces nothing (any more)."""
+        """What a machine that is no node announces, of which the first :data:`MOST_ADDRESSES` count; nothing: it
+        announces nothing (any more).
+        """
         self._gateways.pop(name, None)
-        if addresses := frozenset(addresses):
-            self._gateways[name] = addresses, frozenset(models)
+        if addresses := sorted(addresses, key=lambda one: (one.version, int(one)))[:MOST_ADDRESSES]:
+            self._gateways[name] = frozenset(addresses), frozenset(models)
 
     def set_block(self, cidr: Network, block: Block | None) -> None:
         """The block of a network; None: there is none."""
@@ -117,6 +121,7 @@ class TunnelPeers:
         """What the API says: each Node's addresses, and those of its own servers."""
         self._underlay.set_api(nodes, servers)
         self._servers, self._nodes = servers, frozenset(nodes)
+        self._of_nodes = frozenset[Address]().union(*nodes.values())
 
     def set_own(self, addresses: Set[Address]) -> None:
         """Addresses of this node's own interfaces."""
@@ -199,12 +204,16 @@ class TunnelPeers:
             vouched = [address for address in addresses if address in servers]
             if vouched and not self._is_node(name):
                 first = servers[min(vouched, key=lambda one: (one.version, int(one)))]
-                servers |= {one: first for one in addresses if one in vouched or self._is_servers(one)}
+                servers |= {one: first for one in addresses if one in vouched or self._may_be_servers(one)}
         return servers
 
     def _is_node(self, name: str) -> bool:
         """Whether one that says that it is none is a node."""
         return name in self._nodes or self._underlay.holds(name)
+
+    def _may_be_servers(self, address: Address) -> bool:
+        """The same of an address that the API does not name."""
+        return address not in self._of_nodes and self._is_servers(address)
 
     def _is_servers(self, address: Address) -> bool:
         """Whether an API server's address is that, and no node's or pod's."""

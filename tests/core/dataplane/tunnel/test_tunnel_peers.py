@@ -134,7 +134,8 @@ def whose(objects: Objects) -> dict[Address, str]:
     said = {name: value for (kind, name), value in objects.items() if kind == "routes" and isinstance(value, tuple)}
     nodes = {name: value for (kind, name), value in objects.items() if kind == "node" and isinstance(value, frozenset)}
     owners = owners_of(said, blocks, claims, nodes, servers=servers, own=own, me=ME)
-    announced = next((set(value) for name, value in gateways(objects).items()), set())
+    announced = next((set(value) for value in gateways(objects).values()), set())
+    announced -= {address for value in nodes.values() for address in value} - servers
     taken = {one for one in servers | announced if any(one in block.cidr for block in blocks)}
     taken |= own | owners.keys() | {one.address for one in claims}
     vouched = servers - taken
@@ -390,6 +391,8 @@ def test_an_api_server_has_the_other_addresses_that_its_machine_announces() -> N
     maps.announce("n2", [other])
     assert numbers() == [number, maps.number_of("n2"), None]
     maps.announce("n2", ())
+    maps.set_api({"n2": frozenset((other,))}, frozenset((at,)))
+    assert numbers() == [number, None, None], "the API gives it to a node"
     maps.set_api({"cp": frozenset()}, frozenset((at,)))
     assert numbers() == [number, None, None], "a node has what a node may have"
 
