@@ -19,6 +19,7 @@ WIREGUARD_PORTS = frozenset({51820, 51821})
 _ETHERNET, _IPV4, _IPV6, _UDP, _VXLAN = 14, 20, 40, 8, 8
 _PROTO_IPV4, _PROTO_IPV6, _PROTO_TCP, _PROTO_UDP = 4, 41, 6, 17
 _VNI_IS_VALID = 0x08
+_WIREGUARD_TRANSPORT, _WIREGUARD_EMPTY = 4, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Packet:
     inner_destination: Address | None = None
     """Of the packet in the tunnel, where it can be read."""
     vni: int = 0
+    carries: bool = True
+    """False for a message of WireGuard that has no packet in it: a handshake's, a keepalive."""
 
     @property
     def ends(self) -> tuple[Address, Address]:
@@ -92,7 +95,9 @@ def _udp(frame: bytes, offset: int, source: Address, destination: Address) -> Pa
             return Packet(VXLAN, source, destination, vni=vni)
         return Packet(VXLAN, source, destination, inner[0], inner[1], vni)
     if ports & WIREGUARD_PORTS and 1 <= frame[body] <= 4 and not any(frame[body + 1 : body + 4]):
-        return Packet(WIREGUARD, source, destination)
+        length = int.from_bytes(frame[offset + 4 : offset + 6], "big")
+        carries = frame[body] == _WIREGUARD_TRANSPORT and length > _UDP + _WIREGUARD_EMPTY
+        return Packet(WIREGUARD, source, destination, carries=carries)
     return Packet(PLAIN, source, destination)
 
 

@@ -133,7 +133,12 @@ def counted(
     has = {address: node.name for node in nodes for address in addresses_of(node)}
     found: dict[tuple[str, str, int], Counter[str]] = {}
     for (sender, packet), count in seen:
-        if packet.tunnel == WIREGUARD and has.get(packet.source) == sender and packet.destination in has:
+        if (
+            packet.tunnel == WIREGUARD
+            and packet.carries
+            and has.get(packet.source) == sender
+            and packet.destination in has
+        ):
             for family in (4, 6):
                 found.setdefault((sender, has[packet.destination], family), Counter())[WIREGUARD] += count
         source, destination = packet.ends

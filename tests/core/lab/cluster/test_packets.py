@@ -33,10 +33,12 @@ def vxlan(packet: bytes, vni: int = 4096, flags: int = 8) -> bytes:
     return struct.pack("!B3xI", flags, vni << 8) + ethernet(packet)
 
 
-def seen(tunnel: str, outer: tuple[str, str], inner: tuple[str, str] | None = None, vni: int = 0) -> Packet:
+def seen(
+    tunnel: str, outer: tuple[str, str], inner: tuple[str, str] | None = None, vni: int = 0, *, carries: bool = True
+) -> Packet:
     source, destination = map(ip_address, outer)
     ends = (ip_address(inner[0]), ip_address(inner[1])) if inner else (None, None)
-    return Packet(tunnel, source, destination, ends[0], ends[1], vni)
+    return Packet(tunnel, source, destination, ends[0], ends[1], vni, carries)
 
 
 INNER, INNER_6 = ip(P1, P2, 6, bytes(20)), ip(P1_6, P2_6, 6, bytes(20))
@@ -63,8 +65,17 @@ INNER, INNER_6 = ip(P1, P2, 6, bytes(20)), ip(P1_6, P2_6, 6, bytes(20))
         pytest.param(ip(N1, N2, 17, udp(4789, vxlan(INNER, flags=0))), seen(PLAIN, (N1, N2)), id="vxlan-without-flag"),
         pytest.param(ip(N1, N2, 17, udp(4790, vxlan(INNER))), seen(PLAIN, (N1, N2)), id="another-port"),
         pytest.param(ip(N1, N2, 17, udp(4789, b"\x08\0\0\0")), seen(VXLAN, (N1, N2)), id="vxlan-cut-off"),
-        pytest.param(ip(N1, N2, 17, udp(51820, b"\x04\0\0\0" + bytes(28))), seen(WIREGUARD, (N1, N2)), id="wireguard"),
-        pytest.param(ip(N1_6, N2_6, 17, udp(51820, b"\x01\0\0\0")), seen(WIREGUARD, (N1_6, N2_6)), id="handshake"),
+        pytest.param(ip(N1, N2, 17, udp(51820, b"\x04\0\0\0" + bytes(44))), seen(WIREGUARD, (N1, N2)), id="wireguard"),
+        pytest.param(
+            ip(N1, N2, 17, udp(51820, b"\x04\0\0\0" + bytes(28))),
+            seen(WIREGUARD, (N1, N2), carries=False),
+            id="keepalive",
+        ),
+        pytest.param(
+            ip(N1_6, N2_6, 17, udp(51820, b"\x01\0\0\0" + bytes(144))),
+            seen(WIREGUARD, (N1_6, N2_6), carries=False),
+            id="handshake",
+        ),
         pytest.param(ip(N1, N2, 17, udp(51820, b"\x05\0\0\0")), seen(PLAIN, (N1, N2)), id="no-wireguard-message"),
         pytest.param(ip(N1, N2, 17, b"\x12"), seen(PLAIN, (N1, N2)), id="udp-cut-off"),
     ],
