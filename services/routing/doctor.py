@@ -153,6 +153,7 @@ class Doctor:
             for address in one.underlay
             if isinstance(address, IPv4Address) and address in network
         }
+        peers = neighbours.asked(own, peers)
         try:
             answered = arp.answers(uplink.name, (own, *peers), own, WAIT)
         except PermissionError as error:
