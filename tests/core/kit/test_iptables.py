@@ -108,7 +108,7 @@ def test_families_do_not_meet_and_programs_do_not_call_each_other() -> None:
 
 @pytest.mark.parametrize("line", ["[0:0] -X OUTPUT", "[0:0] -A NOWHERE -j DROP", "[x] -A OUTPUT -j DROP"])
 def test_what_is_no_rule_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match="iptables-save|invalid literal"):
+    with pytest.raises(ValueError, match=r"iptables-save|invalid literal"):
         parse(saved(line), 4)
 
 
