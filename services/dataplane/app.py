@@ -33,6 +33,7 @@ from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
 from services.dataplane.doctor.resolvers import start as start_resolver_doctor
+from services.dataplane.doctor.retransmits import start as start_retransmit_doctor
 from services.dataplane.doctor.services import start as start_service_doctor
 from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.doctor.throttling import start as start_throttling_doctor
@@ -218,6 +219,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_service_doctor(runtime, feed)
     start_backlog_doctor(runtime, feed, registry)
     start_throttling_doctor(runtime, feed, registry)
+    start_retransmit_doctor(runtime, feed, registry)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
     start_doctor(runtime, feed, tables)
