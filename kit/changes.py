@@ -49,11 +49,11 @@ class Changed:
 def changed(key: str, value: object, revision: int) -> Changed | None:
     """What a key of ``objects`` says that was written, or with ``value`` None removed; None for a key of no object."""
     try:
-        group, kind, *place, namespace, name = split(key)
+        group, kind, *of_node, namespace, name = split(key)
     except (Malformed, ValueError):
         return None
     named = _NAMES.get((group, kind))
-    if named is None or len(place) > 1:
+    if named is None or len(of_node) > 1:
         return None
     return Changed(
         kind=named,
@@ -67,7 +67,7 @@ def changed(key: str, value: object, revision: int) -> Changed | None:
 
 def just_before(finding: Finding, changes: Iterable[Changed]) -> str:
     """``Service shop/web was written (sequence 812 of objects)``; empty when none of them has to do with it."""
-    known = ((rank, one.revision, one) for one in changes if (rank := _rank(finding, one)))
+    known = ((nearness, one.revision, one) for one in changes if (nearness := _nearness(finding, one)))
     found = max(known, key=lambda one: one[:2], default=None)
     if found is None:
         return ""
@@ -76,7 +76,7 @@ def just_before(finding: Finding, changes: Iterable[Changed]) -> str:
     return f"{change.about} {verb} (sequence {change.revision} of objects)"
 
 
-def _rank(finding: Finding, change: Changed) -> int:
+def _nearness(finding: Finding, change: Changed) -> int:
     """2: the finding names it; 1: its kind of fault may come from it; 0: neither."""
     named = {finding.about, finding.expected.object, *finding.affects}
     ends = finding.about.split(" ")[1:] if finding.about.startswith("Pair ") else ()

@@ -102,8 +102,8 @@ class StandingCheck:
             self._log.warning("finding-came", code=one.code, about=one.about, cause=one.cause, change=one.change)
         for one in news.gone:
             self._log.info("finding-gone", code=one.code, about=one.about)
-            self._tell("gone", one, now)
-        self._tell_lasting({key_of(one) for one in news.came}, now)
+            self._publish("gone", one, now)
+        self._report_lasting({key_of(one) for one in news.came}, now)
 
     def _changes(self) -> Iterable[Changed]:
         """What mirrors of objects have seen since the look before; nothing at the first."""
@@ -119,16 +119,16 @@ class StandingCheck:
             _FINDINGS.labels(code).set(codes.count(code))
             _UNCHECKED.labels(code).set(code not in found.checked)
 
-    def _tell_lasting(self, came: set[Key], now: int) -> None:
+    def _report_lasting(self, came: set[Key], now: int) -> None:
         lasting = {key_of(one): one for one in self._standing.lasting}
         clock = time.monotonic()
         for key in self._once.take(lasting, clock):
-            self._tell("came" if key in came else "lasts", lasting[key], now)
+            self._publish("came" if key in came else "lasts", lasting[key], now)
         for key in self._on_objects.due(lasting, clock)[:AT_ONCE]:
             if self._on_objects.reported(key, clock) and (fault := self._fault(lasting[key])) is not None:
                 self._bus.publish(object_fault_subject(self._service, self._bus.node), fault)
 
-    def _tell(self, state: Literal["came", "lasts", "gone"], finding: Finding, now: int) -> None:
+    def _publish(self, state: Literal["came", "lasts", "gone"], finding: Finding, now: int) -> None:
         event = FindingEvent(service=self._service, node=self._node, state=state, at=now, finding=finding)
         self._bus.publish(event_subject(self._service, FINDING), event)
 

@@ -168,6 +168,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     _start(runtime, made, kernel, reaper, attacher)
     measured = await start_dns(runtime, made.datapath.tables, made.registry)
     start_resolver_doctor(runtime, made.feed, made.registry, measured)
+    start_retransmit_doctor(runtime, made.feed, made.registry)
     await start_cni(runtime, attacher, journal, made.priority)
 
 
@@ -219,7 +220,6 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_service_doctor(runtime, feed)
     start_backlog_doctor(runtime, feed, registry)
     start_throttling_doctor(runtime, feed, registry)
-    start_retransmit_doctor(runtime, feed, registry)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
     start_doctor(runtime, feed, tables)

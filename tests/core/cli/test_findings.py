@@ -25,7 +25,7 @@ def finding(code: str = "route-missing", about: str = "Node n1", *, precedence: 
 
 
 def take(watched: Watched, at: int, **by_agent: tuple[Finding, ...]) -> list[tuple[str, str, str]]:
-    """What is told when these agents (``routing_n1``) answer with these findings."""
+    """What is lines when these agents (``routing_n1``) answer with these findings."""
     answers = [
         Answered(
             user=agent.replace("_", "-"),
@@ -73,15 +73,15 @@ def test_a_line_says_what_it_follows_from_and_what_changed_before() -> None:
         1000,
     )
     watched.take(report)
-    told = watched.take(report)
-    assert [(one.finding.code, one.follows) for one in told] == [
+    lines = watched.take(report)
+    assert [(one.finding.code, one.follows) for one in lines] == [
         ("route-missing", ""),
         ("path-mtu-small", "route-missing"),
     ]
-    assert words(told[1]).endswith(
+    assert words(lines[1]).endswith(
         "since 1 min 40 s ago, after: IPPool default was written, follows from route-missing"
     )
-    assert words(told[0]).startswith("12:00:00 lasts route-missing Node n1 because since")
+    assert words(lines[0]).startswith("12:00:00 lasts route-missing Node n1 because since")
 
 
 def words(one: WatchedFinding) -> str:

@@ -74,7 +74,7 @@ def test_what_holds_for_the_packet(options: str) -> None:
         "-p udp -m multiport --dports 53,4789",
     ],
 )
-def test_what_does_not_or_cannot_be_told(options: str) -> None:
+def test_what_does_not_hold_or_depends_on_more(options: str) -> None:
     assert judged(f"[0:0] -A OUTPUT {options} -j DROP") is None
 
 

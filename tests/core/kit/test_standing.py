@@ -89,15 +89,15 @@ def test_it_keeps_no_more_than_fit_an_answer() -> None:
 @given(st.lists(st.frozensets(st.sampled_from("abc")), max_size=12))
 def test_what_lasts_is_what_came_and_is_not_gone(looks: list[frozenset[str]]) -> None:
     """By an oracle that sees the whole history: two in a row decide, and nothing else changes it."""
-    standing, told = Standing(), set[str]()
+    standing, reported = Standing(), set[str]()
     for now, seen in enumerate(looks):
         news = look(standing, [finding(f"Node {name}") for name in seen], now)
         came, gone = ({one.about[-1] for one in some} for some in (news.came, news.gone))
-        assert not came & told
-        assert gone <= told
-        told = (told | came) - gone
+        assert not came & reported
+        assert gone <= reported
+        reported = (reported | came) - gone
         wanted = {name for name in "abc" if _lasts([name in one for one in looks[: now + 1]])}
-        assert told == wanted == {key_of(one)[1][-1] for one in standing.lasting}
+        assert reported == wanted == {key_of(one)[1][-1] for one in standing.lasting}
 
 
 def _lasts(seen: list[bool]) -> bool:

@@ -2,7 +2,8 @@
 
 Two looks at each socket's own counters, seconds apart. A pair of nodes loses when so many of the segments to one node
 are sent again and a quarter of that at most to another; without another node that is sent enough to compare, the
-pair alone is named. What was sent again for nothing does not count (RFC 2883). Congestion makes a sender repeat less than a hundredth of its segments, so that is no loss.
+pair alone is named. What was sent again for nothing does not count (RFC 2883). Congestion makes a sender repeat less
+than a hundredth of its segments, so that is no loss.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from services.dataplane.doctor.retransmits import look
 
 pytestmark = pytest.mark.privileged
 
-HERE, THERE = "10.99.7.1", "10.99.7.2"
+OWN, PEER = "10.99.7.1", "10.99.7.2"
 MESSAGES = 100
 
 
@@ -28,14 +28,14 @@ def ip(*words: str) -> None:
 
 
 @pytest.fixture
-def ends(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def ends() -> Iterator[tuple[str, str]]:
     """Two namespaces, and a link between them."""
     names = tuple(f"am-loss{end}-{threading.get_native_id()}" for end in "ab")
     try:
         for name in names:
             ip("netns", "add", name)
         ip("-n", names[0], "link", "add", "veth", "type", "veth", "peer", "name", "veth", "netns", names[1])
-        for name, address in zip(names, (HERE, THERE), strict=True):
+        for name, address in zip(names, (OWN, PEER), strict=True):
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "veth")
             ip("-n", name, "link", "set", "veth", "up")
         yield names[0], names[1]
@@ -64,18 +64,18 @@ def opened(host: str) -> socket.socket:
 @pytest.mark.parametrize("percent", [0, 20])
 def test_what_is_lost_is_sent_again_and_counted(ends: tuple[str, str], percent: int) -> None:
     rule = f"numgen random mod 100 < {percent} drop" if percent else "counter"
-    with within(ends[0]) as here, within(ends[1]) as there, closing(there.submit(opened, THERE).result(60)) as listener:
-        connected = here.submit(socket.create_connection, (THERE, 7000), 60)
+    with within(ends[0]) as own, within(ends[1]) as peer, closing(peer.submit(opened, PEER).result(60)) as listener:
+        connected = own.submit(socket.create_connection, (PEER, 7000), 60)
         server, _ = listener.accept()
         with closing(server), closing(connected.result(60)) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            before: Sockets = here.submit(look, ()).result(60)
+            before: Sockets = own.submit(look, ()).result(60)
             chain = "add table inet loss; add chain inet loss in { type filter hook input priority 0; };"
-            there.submit(
+            peer.submit(
                 subprocess.run, ["nft", f"{chain} add rule inet loss in tcp dport 7000 {rule}"], check=True
             ).result(60)
             exchange(server, client)
-            found = by_node(before, here.submit(look, ()).result(60), {ip_address(THERE): "n2"})
+            found = by_node(before, own.submit(look, ()).result(60), {ip_address(PEER): "n2"})
     assert found.keys() == {"n2"}
     assert found["n2"].segments - found["n2"].retransmitted >= MESSAGES
     assert (found["n2"].retransmitted > MESSAGES // 20) == bool(percent)

@@ -57,7 +57,7 @@ async def heard_by(cli: Bus) -> tuple[list[FindingEvent], list[ObjectFault]]:
     return events, faults
 
 
-async def test_what_comes_and_goes_is_told_once(
+async def test_what_comes_and_goes_is_reported_once(
     nats_server: NatsServer, bus_for: BusFor, runtime_for: RuntimeFor
 ) -> None:
     events, faults = await heard_by(await bus_for("cli"))
