@@ -77,7 +77,9 @@ def just_before(finding: Finding, changes: Iterable[Changed]) -> str:
 
 
 def _nearness(finding: Finding, change: Changed) -> int:
-    """2: the finding names it; 1: its kind of fault may come from it; 0: neither."""
+    """3: the finding is about it; 2: it names it; 1: its kind of fault may come from it; 0: neither."""
+    if change.about == finding.about:
+        return 3
     named = {finding.about, finding.expected.object, *finding.affects}
     ends = finding.about.split(" ")[1:] if finding.about.startswith("Pair ") else ()
     if change.about in named or (change.kind == "Node" and change.name in ends):

@@ -62,6 +62,11 @@ WEB = written("Service", "shop/web", 5)
         (
             finding("Service shop/web"),
             [WEB, written("EndpointSlice", "shop/web-1", 7, service="web"), written("Pod", "shop/web-x", 9)],
+            "Service shop/web was written (sequence 5 of objects)",
+        ),
+        (
+            finding("Service shop/web"),
+            [written("EndpointSlice", "shop/web-1", 7, service="web"), written("Pod", "shop/web-x", 9)],
             "EndpointSlice shop/web-1 was written (sequence 7 of objects)",
         ),
         (

@@ -9,7 +9,7 @@ break)
 	nsenter --net="/run/netns/$OUTSIDE" "$PYTHON" -c '
 import socket
 heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-heard.bind(("", 53))
+heard.bind(("172.30.0.1", 53))
 while True:
     asked, whom = heard.recvfrom(512)
     heard.sendto(asked[:2] + b"\x81\x83" + asked[4:6] + bytes(6) + asked[12:], whom)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The link between the two nodes loses a sixth of the packets that pods send over it.
+# The network between the two nodes loses a sixth of the packets that pods send each other.
 # finds: pair-loses-packets
 set -eu
 case "$1" in
@@ -29,10 +29,10 @@ END
 	web=$(kubectl -n fault get pod web -o 'jsonpath={.status.podIP}')
 	kubectl -n fault exec client -- shop talk --flows 16 --interval 20ms --for 10m "$web:9000" > /dev/null 2>&1 &
 	echo $! > "$STATE/talk.pid"
-	nsenter --net="/run/netns/$PEER" nft 'add table netdev fabric; add chain netdev fabric loss { type filter hook ingress device fab0 priority 0; }; add rule netdev fabric loss udp dport 4789 numgen random mod 6 < 1 drop'
+	nsenter --net="/run/netns/$ROUTER" nft 'add table inet loses; add chain inet loses forward { type filter hook forward priority 0; }; add rule inet loses forward udp dport 4789 numgen random mod 6 < 1 drop'
 	;;
 mend)
-	nsenter --net="/run/netns/$PEER" nft delete table netdev fabric
+	nsenter --net="/run/netns/$ROUTER" nft delete table inet loses
 	kill "$(cat "$STATE/talk.pid")" || true
 	rm "$STATE/talk.pid"
 	kubectl delete namespace fault --wait=true --ignore-not-found
