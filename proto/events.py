@@ -102,6 +102,20 @@ class BgpSession(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+class FindingEvent(msgspec.Struct, frozen=True):
+    """The standing check of an agent has found what is wrong, or finds it no more."""
+
+    service: str
+    node: str
+    """Node whose agent speaks; empty for a service that is not of a node."""
+    state: Literal["came", "lasts", "gone"]
+    """``lasts``: told again while it does, since an event may be lost."""
+    at: int
+    """Unix seconds of the look."""
+    finding: Finding
+    """With ``since`` and, where one is known, ``change``; of one that is gone as it was found last."""
+
+
 class ServiceFault(msgspec.Struct, frozen=True):
     """Something a person should know: one sentence, with the remedy."""
 
@@ -133,20 +147,6 @@ class ObjectFault(msgspec.Struct, frozen=True):
     fault: str
     """One sentence; names who caused it (namespace, pod, node), with the numbers."""
     remedy: str
-
-
-class FindingEvent(msgspec.Struct, frozen=True):
-    """The standing check of an agent has found what is wrong, or finds it no more."""
-
-    service: str
-    node: str
-    """Node whose agent speaks; empty for a service that is not of a node."""
-    state: Literal["came", "lasts", "gone"]
-    """``lasts``: told again while it does, since an event may be lost."""
-    at: int
-    """Unix seconds of the look."""
-    finding: Finding
-    """With ``since`` and, where one is known, ``change``; of one that is gone as it was found last."""
 
 
 EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {

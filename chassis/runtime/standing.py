@@ -85,7 +85,7 @@ class StandingCheck:
         return msgspec.structs.replace(found, findings=tuple(map(self._standing.dated, found.findings)))
 
     async def look(self) -> None:
-        """One look, and what it changes told."""
+        """One look; what has changed by it is reported."""
         sequences = {view.name: view.sequence for view in self._bus.views if view.bucket == OBJECTS}
         found = await self._checks.look()
         now, checked = int(time.time()), frozenset(found.checked)
