@@ -36,13 +36,12 @@ from cli.reports import routes as route_report
 from cli.reports import trace as trace_report
 from cli.reports.table import Table, json_text
 from cli.settings import load
+from cli.streams import DOCTOR_SECONDS
 from proto.bgp import BgpRoutesRequest, RoutesTable
 from proto.dns import DnsChangeRequest
 
 R = TypeVar("R")
 _SHELLS = ("bash", "zsh", "fish")
-DOCTOR_SECONDS = 6.0
-"""What the slowest agent has to look at its part: a check has five."""
 
 _output = click.option(
     "--output",
@@ -94,7 +93,6 @@ def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]], seconds: float = 0.0) 
 
 
 def _show(report: msgspec.Struct, tables: tuple[Table, ...], output: str) -> None:
-
     if output == "json":
         click.echo(json_text(report))
     else:
@@ -128,8 +126,9 @@ def pods(namespace: str, output: str) -> int:
 @click.option("--fix", is_flag=True, help="Apply what may be applied, verify it, take back what does not help.")
 @click.option("--by", default="", metavar="COMMAND", help='How you reach a node, for --fix: "ssh root@{node}".')
 @click.option("--yes", is_flag=True, help="Agree to every command of --fix unseen.")
+@click.option("--watch", is_flag=True, help="Print findings of all agents' standing checks as they come and go.")
 @_output
-def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, output: str) -> int:
+def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
     Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
@@ -141,6 +140,10 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, output: str) 
 
     Exit code 1 when anything is found.
     """
+    if watch and (target or fix):
+        raise faults.Usage("--watch is of the whole mesh, and only looks", "give it neither TARGET nor --fix")
+    if watch:
+        streams.findings(output)
     asked = doctor_report.question(*target)
     if asked is None:
         raise faults.Usage(f"{' '.join(target)!r} is nothing to look at", f"write {doctor_report.GRAMMAR}")

@@ -23,6 +23,7 @@ from cli.link import Link
 from cli.reports import capture as capture_report
 from cli.reports import dns_tuning, pairs
 from cli.reports import events as event_report
+from cli.reports import findings as finding_report
 from cli.reports import flows as flow_report
 from cli.reports.bgp import Session
 from cli.reports.table import Cell, json_text
@@ -31,11 +32,16 @@ from cli.settings import load
 from proto.bgp import BgpStatus
 from proto.bgp_capture import BgpCapture, BgpCaptureRequest, CapturedMessage
 from proto.codec import Malformed, decode
+from proto.findings import DoctorRequest
 from proto.flow import FlowEvent
 from proto.subjects import BGP_CAPTURE, EVENTS, FLOWS
 
 ASKED_EVERY = 0.25
 """Seconds between two questions of a capture."""
+FINDINGS_EVERY = 2.0
+"""Seconds between two questions what lasts; agents answer from memory."""
+DOCTOR_SECONDS = 6.0
+"""What the slowest agent has to look at its part: a check has five."""
 Printed = tuple[Cell, ...] | str | None
 """A line for a person, a line of JSON, or nothing to show."""
 
@@ -138,6 +144,23 @@ def tuning(seconds: float | None, output: str) -> None:
                 return
 
     asyncio.run(follow())
+
+
+def findings(output: str) -> None:
+    """Print findings of the standing checks for ever; a line when one comes or is gone."""
+    asyncio.run(_findings(output))
+
+
+async def _findings(output: str) -> None:
+    page, watched = show.console(), finding_report.Watched()
+    async with Link(load(os.environ)) as link:
+        click.echo(f"asking all agents each {FINDINGS_EVERY:.0f} s", err=True)
+        while True:
+            report = await gather.doctor(link, DoctorRequest(standing=True), DOCTOR_SECONDS)
+            clock = datetime.now().astimezone().strftime("%H:%M:%S")
+            for one in watched.take(report):
+                _print(page, json_text(one, indent=0) if output == "json" else finding_report.line(clock, one))
+            await asyncio.sleep(FINDINGS_EVERY)
 
 
 def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]) -> None:

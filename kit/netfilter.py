@@ -1,16 +1,16 @@
 """The verdict of a host's nftables ruleset on a packet.
 
 Pure: from what `nft --json list ruleset` prints (libnftables-json(5)). Rules of iptables-nft are in that ruleset too;
-those of iptables-legacy are not. A rule counts only when each of its conditions is understood and holds for the packet:
-a condition that depends on more than the packet (conntrack state, a limit, an extension of iptables) makes the rule one
-of which nothing is said.
+those of iptables-legacy come beside it (``kit.iptables``). A rule counts only when each of its conditions is understood
+and holds for the packet: a condition that depends on more than the packet (conntrack state, a limit, an extension of
+iptables) makes the rule one of which nothing is said.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -43,6 +43,8 @@ class Rule:
 
     handle: int
     expressions: tuple[Any, ...]
+    spec: str = ""
+    """Of a rule of iptables: its options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Chain:
     devices: tuple[str, ...] = ()
     """Of a chain of the family netdev."""
     rules: tuple[Rule, ...] = ()
+    program: str = "nft"
+    """By which it is changed; ``iptables-legacy`` and ``ip6tables-legacy`` have rules of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +86,18 @@ class Dropped:
     @property
     def text(self) -> str:
         """``inet filter forward, handle 7 (priority 0)``."""
+        if self.chain.program != "nft":
+            what = f"-A {self.chain.name} {self.rule.spec}" if self.rule is not None else f"-P {self.chain.name} DROP"
+            return f"{self.chain.program} -t {self.chain.table} {what} (hook {self.chain.hook})"
         what = f"handle {self.rule.handle}" if self.rule is not None else "policy drop"
         return f"{self.chain.family} {self.chain.table} {self.chain.name}, {what} (hook {self.chain.hook})"
 
     @property
     def removal(self) -> str:
         """The command that ends it."""
+        if self.chain.program != "nft":
+            what = f"-D {self.chain.name} {self.rule.spec}" if self.rule is not None else f"-P {self.chain.name} ACCEPT"
+            return f"{self.chain.program} -t {self.chain.table} {what}"
         of = f"{self.chain.family} {self.chain.table} {self.chain.name}"
         if self.rule is not None:
             return f"nft delete rule {of} handle {self.rule.handle}"
@@ -102,6 +112,11 @@ def parse(listed: str) -> Ruleset:
         key = one["family"], one["table"], one["chain"]
         rules.setdefault(key, []).append(Rule(handle=one["handle"], expressions=tuple(one.get("expr", ()))))
     return Ruleset(chains=tuple(_chain(item["chain"], rules) for item in items if "chain" in item))
+
+
+def joined(*rulesets: Ruleset) -> Ruleset:
+    """All chains of several programs."""
+    return Ruleset(chains=tuple(chain for one in rulesets for chain in one.chains))
 
 
 def _chain(one: Mapping[str, Any], rules: Mapping[tuple[str, str, str], list[Rule]]) -> Chain:
@@ -165,11 +180,11 @@ def _walk(ruleset: Ruleset, base: Chain, chain: Chain, packet: Packet, depth: in
 
 def _called(base: Chain, chain: Chain) -> Chain:
     """A chain that was jumped to, with the hook that it was reached by."""
-    return Chain(family=chain.family, table=chain.table, name=chain.name, hook=base.hook, rules=chain.rules)
+    return replace(chain, hook=base.hook)
 
 
 def _is_in(one: Chain, beside: Chain, name: str) -> bool:
-    return (one.family, one.table, one.name) == (beside.family, beside.table, name)
+    return (one.program, one.family, one.table, one.name) == (beside.program, beside.family, beside.table, name)
 
 
 def _unsure(rule: Rule, packet: Packet) -> bool:

@@ -1,4 +1,5 @@
-"""UDP sockets that are connected, and their end; TCP sockets that listen: sock_diag(7), by network namespaces.
+"""UDP sockets that are connected, and their end; TCP sockets that listen, and what others sent: sock_diag(7), by
+network namespaces.
 
 Owns the bytes of ``struct inet_diag_req_v2`` and ``struct inet_diag_msg`` (include/uapi/linux/inet_diag.h). Promises:
 what is ended is the very socket that was read, known by its cookie (the number that bpf_get_socket_cookie gives the
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from linux.netlink import Message, Netlink, NetlinkRefused
+from linux.netlink import Message, Netlink, NetlinkRefused, parse_attributes
 from linux.netns import NotANamespace, inside, netns_cookie, of_processes, open_first
 from linux.rtnl import Address
 
@@ -36,6 +37,12 @@ _REQUEST = struct.Struct("<BBBxI48s")
 _ANSWER = struct.Struct("<BBBB48s")
 _QUEUES = struct.Struct("<4x48s4xII")
 """Of an answer: name, accept queue (idiag_rqueue) and its bound (idiag_wqueue; net/ipv4/tcp_diag.c)."""
+_MESSAGE_SIZE = 72
+"""Bytes of ``struct inet_diag_msg``; attributes follow."""
+_INFO, _WITH_INFO = 2, 1 << 1
+"""INET_DIAG_INFO, and its bit in a request (idiag_ext)."""
+_TCP_INFO = struct.Struct("<100xI52xI56xI")
+"""Of ``struct tcp_info`` (include/uapi/linux/tcp.h): tcpi_total_retrans, tcpi_data_segs_out and tcpi_dsack_dups."""
 _NAME = struct.Struct(">HH16s16s4x8s")
 """``struct inet_diag_sockid``: ports (network order), addresses, interface, cookie."""
 
@@ -64,6 +71,18 @@ class Listening:
     waiting: int
     """Connections that stand and that nobody has accepted."""
     bound: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What an established TCP socket has sent in its life."""
+
+    cookie: int
+    peer: Address
+    segments: int
+    """With data, those that were sent again included."""
+    retransmitted: int
+    """Those sent again but for what the other end says that it had already (RFC 2883): what was lost on one way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +151,26 @@ def listening_sockets() -> tuple[Listening, ...]:
     """Those of the calling thread's namespace. Raises NetlinkRefused and OSError."""
     with Netlink(protocol=_SOCK_DIAG) as netlink:
         return tuple(listening(netlink))
+
+
+def transfers() -> Iterator[Transfer]:
+    """Every established TCP socket of the calling thread's namespace. Raises NetlinkRefused and OSError."""
+    with Netlink(protocol=_SOCK_DIAG) as netlink:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            asked = _REQUEST.pack(family, socket.IPPROTO_TCP, _WITH_INFO, _CONNECTED, bytes(48))
+            for answer in netlink.dump(_BY_FAMILY, asked):
+                if (found := parse_transfer(answer)) is not None:
+                    yield found
+
+
+def parse_transfer(answer: bytes) -> Transfer | None:
+    """A TCP socket from ``struct inet_diag_msg`` and its attributes; None where the kernel tells nothing of it."""
+    family, _, _, _, name = _ANSWER.unpack_from(answer)
+    info = parse_attributes(answer[_MESSAGE_SIZE:]).get(_INFO, b"")
+    if len(info) < _TCP_INFO.size:
+        return None
+    one, (repeated, segments, needless) = parse(family, name), _TCP_INFO.unpack_from(info)
+    return Transfer(cookie=one.cookie, peer=one.peer, segments=segments, retransmitted=max(0, repeated - needless))
 
 
 def parse(family: int, name: bytes) -> Connected:

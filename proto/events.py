@@ -12,9 +12,10 @@ import msgspec
 
 from proto.bgp import BgpStatus
 from proto.dns import DnsReport
+from proto.findings import Finding
 from proto.flow import FlowEvent
 from proto.net import Address
-from proto.subjects import flow_subject, heard_subject, object_fault_subject
+from proto.subjects import FINDING, FINDINGS, ROLES, flow_subject, heard_subject, object_fault_subject
 
 
 class EndpointUp(msgspec.Struct, frozen=True):
@@ -101,6 +102,20 @@ class BgpSession(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+class FindingEvent(msgspec.Struct, frozen=True):
+    """The standing check of an agent has found what is wrong, or finds it no more."""
+
+    service: str
+    node: str
+    """Node whose agent speaks; empty for a service that is not of a node."""
+    state: Literal["came", "lasts", "gone"]
+    """``lasts``: told again while it does, since an event may be lost."""
+    at: int
+    """Unix seconds of the look."""
+    finding: Finding
+    """With ``since`` and, where one is known, ``change``; of one that is gone as it was found last."""
+
+
 class ServiceFault(msgspec.Struct, frozen=True):
     """Something a person should know: one sentence, with the remedy."""
 
@@ -149,6 +164,7 @@ EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     heard_subject("routing", "fault"): ServiceFault,
     heard_subject("cluster", "fault"): ServiceFault,
     heard_subject("dns", "report"): DnsReport,
+    **{heard_subject(role.name, FINDING): FindingEvent for role in ROLES if FINDINGS in role.discovered},
     object_fault_subject("dataplane", "*"): ObjectFault,
     object_fault_subject("routing", "*"): ObjectFault,
     object_fault_subject("policy"): ObjectFault,

@@ -60,6 +60,8 @@ class DoctorRequest(msgspec.Struct, frozen=True):
     port: int = 0
     protocol: int = 6
     """IANA number."""
+    standing: bool = False
+    """Only what the standing check knows already is asked for: nothing is looked at, and all else is left aside."""
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -114,11 +116,23 @@ class Finding(msgspec.Struct, frozen=True):
     affects: tuple[str, ...] = ()
     """What else fails by it, written as :attr:`about` is."""
     since: int = 0
-    """Unix seconds of its node; 0: not known."""
+    """Unix seconds of its node, as the check knows it, else when the standing check saw it first; 0: not known."""
     change: str = ""
-    """The change that came just before :attr:`since`, if one is known."""
+    """The change that came just before :attr:`since`, if one is known: of an object that has to do with it."""
     precedence: int = KERNEL
     """Of two findings that share what they are about or affect, the lower one is the cause of the other."""
+
+
+def object_of(finding: Finding) -> tuple[str, str, str]:
+    """Kind, namespace and name of the Kubernetes object that a finding is told on: what it is about, else its node.
+
+    The kind may be none of Kubernetes (``Agent policy``); all are empty where there is no node either.
+    """
+    kind, _, name = finding.about.partition(" ")
+    if name and kind != "Pair":
+        namespace, _, rest = name.rpartition("/")
+        return kind, namespace, rest
+    return ("Node", "", finding.node) if finding.node else ("", "", "")
 
 
 class Unchecked(msgspec.Struct, frozen=True):

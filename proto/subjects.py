@@ -53,6 +53,8 @@ FLOWS = f"{ROOT}.flows"
 
 
 OBJECT_FAULT = "object-fault"
+FINDING = "finding"
+"""What the standing check of an agent tells: ``proto.events.FindingEvent``."""
 BGP_STATUS = f"{EVENTS}.routing.bgp-status.*"
 """Where ``cluster`` hears what it writes to CalicoNodeStatus: ``heard_subject("routing", "bgp-status")``."""
 

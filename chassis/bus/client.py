@@ -104,6 +104,11 @@ class Bus:
         return self.connection.connected
 
     @property
+    def node(self) -> str:
+        """Encoded node of our user; empty for a service that is not of a node."""
+        return self._node
+
+    @property
     def views(self) -> tuple[View, ...]:
         """Every mirror that was asked for."""
         return tuple(self._views)

@@ -64,7 +64,7 @@ _MENDED = Counter("airmesh_view_mended", "Values written again because they coul
 _UNREADABLE = Gauge("airmesh_view_unreadable", "Keys whose present value cannot be read", ["view"])
 
 REMOVALS = 256
-"""Keys that are gone of which it is remembered in which trace."""
+"""Keys that are gone of which it is remembered when, and in which trace."""
 
 Mend = Callable[[Entry[Any], int], Awaitable[bool | None]]
 """Writes an entry over this revision of its key: True when it did, None when the key is not ours."""
@@ -119,8 +119,8 @@ class View:
         """How often it had to list anew, the first time included."""
         self.unreadable: dict[str, str] = {}
         """Keys whose present value cannot be read, and why; the last good value stays in ``entries``."""
-        self._removed_in: dict[str, str] = {}
-        """Trace contexts of the last removals, by key."""
+        self._removed_in: dict[str, tuple[int, str]] = {}
+        """Sequences and trace contexts of the last removals, by key."""
         self._seen: set[str] = set()
         self._listing = True
         self._caught_up = False
@@ -138,6 +138,11 @@ class View:
         """Publishes a fault and its remedy."""
         self.heard: Callable[[str], None] | None = None
         """Told the key of each change that comes, a repeated value's too; must not block."""
+
+    @property
+    def bucket(self) -> Bucket:
+        """Of which it is a mirror."""
+        return self._bucket
 
     @property
     def epoch(self) -> str:
@@ -369,7 +374,7 @@ class View:
             self._damaged.pop(key, None)
             removed = held.pop(key, None) is not None
             if removed:
-                self._note_removal(key, change.traceparent)
+                self._note_removal(key, change.revision, change.traceparent)
                 self._dirty(key)
         else:
             self._take(key, change, held)
@@ -379,12 +384,23 @@ class View:
 
     def removed_in(self, key: str) -> str:
         """Trace context of the removal of a key that is gone; empty when it had none, or is not remembered."""
-        return "" if key in self._entries else self._removed_in.get(key, "")
+        return "" if key in self._entries else self._removed_in.get(key, (0, ""))[1]
 
-    def _note_removal(self, key: str, traceparent: str) -> None:
+    def changed_after(self, sequence: int) -> tuple[tuple[str, Any, int], ...]:
+        """Key, value (None: it is gone) and revision of what was written after ``sequence``, or removed, as far as that
+        is remembered; visits every entry.
+        """
+        written = [(one.key, one.value, one.revision) for one in self._entries.values() if one.revision > sequence]
+        gone = [
+            (key, None, revision)
+            for key, (revision, _) in self._removed_in.items()
+            if revision > sequence and key not in self._entries
+        ]
+        return (*written, *gone)
+
+    def _note_removal(self, key: str, revision: int, traceparent: str) -> None:
         self._removed_in.pop(key, None)
-        if traceparent:
-            self._removed_in[key] = traceparent
+        self._removed_in[key] = revision, traceparent
         if len(self._removed_in) > REMOVALS:
             del self._removed_in[next(iter(self._removed_in))]
 

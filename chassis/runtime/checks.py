@@ -2,14 +2,16 @@
 
 A part of a service adds a check with the codes that it looks for (``proto.findings``); the runtime answers
 ``proto.subjects.FINDINGS`` for every service. Checks run side by side, each within :data:`DEADLINE`. One that fails or
-is late is named as unchecked with its reason, and takes nothing from the others.
+is late is named as unchecked with its reason, and takes nothing from the others. The standing check
+(``chassis.runtime.standing``) makes them again and again; one that would knock at others' doors has no part in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chassis.faults import Fault
@@ -29,30 +31,49 @@ class NotChecked(Fault):
     """A check cannot be made now; says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    codes: tuple[str, ...]
+    check: Check
+    standing: bool
+
+
 class Checks:
     """``add`` what is looked at; ``answer`` a request."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._checks: list[tuple[tuple[str, ...], Check]] = []
+        self._checks: list[_Added] = []
 
-    def add(self, codes: tuple[str, ...], check: Check) -> None:
-        """``codes``: every code that the check can find."""
-        self._checks.append((codes, check))
+    def add(self, codes: tuple[str, ...], check: Check, *, standing: bool = True) -> None:
+        """``codes``: every code that the check can find. ``standing`` False: it is made only when somebody asks, since
+        it sends to whoever is no agent, or takes what nobody should take all the time.
+        """
+        self._checks.append(_Added(codes, check, standing))
+
+    @property
+    def standing_codes(self) -> tuple[str, ...]:
+        """Every code that the standing check looks for."""
+        return tuple(code for one in self._checks if one.standing for code in one.codes)
 
     async def answer(self, asked: DoctorRequest) -> Findings:
         """What all checks find now, the lowest precedence first."""
+        return await self._answer(asked, self._checks)
+
+    async def look(self) -> Findings:
+        """The same of everything that the standing check looks at."""
+        return await self._answer(DoctorRequest(), [one for one in self._checks if one.standing])
+
+    async def _answer(self, asked: DoctorRequest, checks: Sequence[_Added]) -> Findings:
         at_ms = time.time_ns() // 1_000_000
-        outcomes = await asyncio.gather(*(self._outcome(codes, check, asked) for codes, check in self._checks))
+        outcomes = await asyncio.gather(*(self._outcome(one.codes, one.check, asked) for one in checks))
         found = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
         found.sort(key=lambda one: (one.precedence, one.code, one.about))
-        pairs = zip(self._checks, outcomes, strict=True)
+        pairs = zip(checks, outcomes, strict=True)
         return Findings(
             at_ms=at_ms,
             findings=tuple(found[:MAX_FINDINGS]),
-            checked=tuple(
-                code for (codes, _), outcome in pairs if not isinstance(outcome, Unchecked) for code in codes
-            ),
+            checked=tuple(code for one, outcome in pairs if not isinstance(outcome, Unchecked) for code in one.codes),
             unchecked=tuple(outcome for outcome in outcomes if isinstance(outcome, Unchecked)),
             left_out=max(0, len(found) - MAX_FINDINGS),
         )

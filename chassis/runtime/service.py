@@ -27,6 +27,7 @@ from chassis.faults import Fault, SettingsFault
 from chassis.runtime import garbage
 from chassis.runtime.checks import Checks
 from chassis.runtime.settings import BaseSettings, default_instance, load
+from chassis.runtime.standing import StandingCheck
 from chassis.telemetry.health import Health
 from chassis.telemetry.log import Log, bridge_libraries
 from chassis.telemetry.loop_holds import LoopHolds
@@ -79,6 +80,9 @@ class Runtime(Generic[S]):
             telemetry=telemetry,
             spawn=self._spawn_quiet,
             stats=self._stats,
+        )
+        self.standing = StandingCheck(
+            checks=self.checks, bus=self.bus, service=name, every=settings.checks_every, log=log
         )
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -274,7 +278,8 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
     runtime.spawn("watch-loop", _watch(runtime, connected.set))
     runtime.spawn("garbage", _look_for_cycles(runtime.log))
     await build(runtime)
-    await runtime.bus.serve_everyone(FINDINGS, DoctorRequest, runtime.checks.answer)
+    await runtime.bus.serve_everyone(FINDINGS, DoctorRequest, runtime.standing.answer)
+    runtime.spawn("standing-check", runtime.standing.run())
     runtime.log.info("started", instance=runtime.instance, health_port=runtime.health.port, pid=os.getpid())
 
 

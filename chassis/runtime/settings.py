@@ -61,6 +61,9 @@ class BaseSettings:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
 
+    checks_every: float = 120.0
+    """Seconds between two looks of the standing check (docs/doctor.md), a quarter more or less; 0: none."""
+
     @property
     def bus_user(self) -> str:
         """The user's name as the bus has it: replies come to ``_INBOX.<this>``. A name that is encoded has no dot."""

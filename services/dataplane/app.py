@@ -32,6 +32,8 @@ from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
+from services.dataplane.doctor.resolvers import start as start_resolver_doctor
+from services.dataplane.doctor.retransmits import start as start_retransmit_doctor
 from services.dataplane.doctor.services import start as start_service_doctor
 from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.doctor.throttling import start as start_throttling_doctor
@@ -164,7 +166,9 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start(runtime, made, kernel, reaper, attacher)
-    await start_dns(runtime, made.datapath.tables, made.registry)
+    measured = await start_dns(runtime, made.datapath.tables, made.registry)
+    start_resolver_doctor(runtime, made.feed, made.registry, measured)
+    start_retransmit_doctor(runtime, made.feed, made.registry)
     await start_cni(runtime, attacher, journal, made.priority)
 
 

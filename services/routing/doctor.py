@@ -18,10 +18,11 @@ from typing import TypeVar
 
 from chassis.runtime.checks import NotChecked
 from chassis.runtime.service import Runtime
-from kit import netfilter
+from kit import iptables, netfilter
 from kit.netstat import counter
 from linux import arp, nftables, rtnl
 from linux.connections import answered
+from linux.iptables import saved
 from linux.netlink import Netlink, NetlinkRefused
 from linux.netns import enter
 from proto.findings import DoctorRequest, Finding
@@ -153,6 +154,7 @@ class Doctor:
             for address in one.underlay
             if isinstance(address, IPv4Address) and address in network
         }
+        peers = neighbours.asked(own, peers)
         try:
             answered = arp.answers(uplink.name, (own, *peers), own, WAIT)
         except PermissionError as error:
@@ -184,7 +186,8 @@ class Doctor:
     def _explained(self, failing: Sequence[Address]) -> ways.Ways:
         uplinks = {remote: _out_by(remote) for remote in failing}
         try:
-            ruleset = netfilter.parse(nftables.ruleset())
+            legacy = (iptables.parse(saved(version), version) for version in (4, 6))
+            ruleset = netfilter.joined(netfilter.parse(nftables.ruleset()), *legacy)
         except (nftables.NoRuleset, ValueError) as error:
             raise NotChecked(str(error)) from error
         seen = self._of_installer(uplinks)

@@ -1,8 +1,6 @@
 """Reads what else is on the node, its pods and its flows, and has ``core.doctor`` judge.
 
-The ruleset is that of the agent's own network namespace, which is the node's. Rules of iptables-legacy are not in it:
-of these the kernel names only the tables (``/proc/net/ip_tables_names``). Where it has any, finding nothing is no
-answer.
+The ruleset is that of the agent's own network namespace, which is the node's, with the rules of iptables-legacy.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from pathlib import Path
 
 from chassis.runtime.checks import NotChecked
 from chassis.runtime.service import Runtime
-from kit import netfilter
+from kit import iptables, netfilter
 from linux import nftables
+from linux.iptables import saved
 from proto.findings import DoctorRequest, Finding
 from proto.objects import Pod
 from services.dataplane.cni.conf import NAME
@@ -50,10 +49,7 @@ class HostDoctor:
         if not self._is_asked(asked):
             return ()
         host = await asyncio.to_thread(self._host)
-        found = tuple(other_plugins.check(host, asked=asked.name if asked.kind == "service" else ""))
-        if not found and (legacy := list(_words("/proc/thread-self/net/ip_tables_names"))):
-            raise NotChecked(f"rules of iptables-legacy are not read; its tables: {', '.join(legacy)}")
-        return found
+        return tuple(other_plugins.check(host, asked=asked.name if asked.kind == "service" else ""))
 
     async def check_pods(self, asked: DoctorRequest) -> Iterable[Finding]:
         """Raises :class:`NotChecked` before this node's pods are known."""
@@ -93,7 +89,8 @@ class HostDoctor:
 
     def _host(self) -> other_plugins.Host:
         try:
-            ruleset = netfilter.parse(nftables.ruleset())
+            legacy = (iptables.parse(saved(version), version) for version in (4, 6))
+            ruleset = netfilter.joined(netfilter.parse(nftables.ruleset()), *legacy)
         except (nftables.NoRuleset, ValueError) as why:
             raise NotChecked(str(why)) from why
         return other_plugins.Host(
@@ -122,11 +119,6 @@ def _virtual_servers() -> Iterator[str]:
         for line in Path("/proc/thread-self/net/ip_vs").read_text().splitlines():
             if line.startswith(("TCP ", "UDP ", "SCTP ")):
                 yield line.strip()
-
-
-def _words(path: str) -> Iterator[str]:
-    with suppress(OSError):
-        yield from Path(path).read_text().split()
 
 
 def _files(folder: Path) -> list[str]:

@@ -171,4 +171,4 @@ def start(runtime: Runtime[Settings], feed: Feed, tables: Tables) -> None:
     doctor = Doctor(feed, tables, runtime.settings.sysctl_root)
     runtime.checks.add(nodeports.CODES, doctor.check_ports)
     runtime.checks.add(nodeports.LOCAL, doctor.check_local)
-    runtime.checks.add(nodeports.FILTERED, doctor.check_tried)
+    runtime.checks.add(nodeports.FILTERED, doctor.check_tried, standing=False)

@@ -57,13 +57,18 @@ class ThrottlingDoctor:
 
 def quota_files(pods: Mapping[int, str]) -> Mapping[str, tuple[Path, ...]]:
     """``cpu.stat`` of each pod's cgroups; pods by the cookies of their namespaces. Blocking; looks into these."""
-    with by_cookie(pods) as namespaces:
-        inodes = {os.fstat(descriptor).st_ino: pods[cookie] for cookie, descriptor in namespaces.items()}
-        processes = {inodes[inode]: paths for inode, paths in of_processes().items() if inode in inodes}
+    processes = processes_of(pods)
     found = {
         pod: tuple(dict.fromkeys(file for path in paths for file in _files(path))) for pod, paths in processes.items()
     }
     return {pod: files for pod, files in found.items() if files}
+
+
+def processes_of(pods: Mapping[int, str]) -> Mapping[str, list[str]]:
+    """``/proc/<pid>/ns/net`` of each pod's processes; pods by the cookies of their namespaces. Blocking."""
+    with by_cookie(pods) as namespaces:
+        inodes = {os.fstat(descriptor).st_ino: pods[cookie] for cookie, descriptor in namespaces.items()}
+        return {inodes[inode]: paths for inode, paths in of_processes().items() if inode in inodes}
 
 
 def _files(path: str) -> Iterator[Path]:

@@ -117,13 +117,14 @@ def _histogram(latency: tuple[int, ...]) -> Metric:
     return family
 
 
-async def start(runtime: Runtime[Settings], tables: Tables, endpoints: LocalEndpoints) -> None:
+async def start(runtime: Runtime[Settings], tables: Tables, endpoints: LocalEndpoints) -> DnsMeasurements:
     """Reads, answers and shows from now on, until the service stops."""
     settings = runtime.settings
     measurements = DnsMeasurements(tables, endpoints, settings.node, measured=settings.measure_dns)
     await runtime.bus.serve_everyone(DNS_PODS, PodDnsRequest, measurements.answer)
     runtime.spawn("dns-measurements", measurements.keep())
     runtime.on_stop(_shown(measurements.pods))
+    return measurements
 
 
 def _shown(pods: PodsDns) -> Callable[[], Awaitable[None]]:

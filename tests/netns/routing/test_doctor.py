@@ -154,6 +154,14 @@ async def test_a_firewall_of_this_host_that_drops_the_tunnel(pair: Pair) -> None
     await pair.until_well()
 
 
+async def test_a_rule_of_iptables_legacy(pair: Pair) -> None:
+    run(pair.one, "iptables-legacy", "-A", "OUTPUT", "-p", "udp", "--dport", "4789", "-j", "DROP")
+    finding = await pair.until_found("firewall-drops")
+    assert "iptables-legacy -t filter -A OUTPUT" in finding.observed[0].text
+    run(pair.one, "sh", "-c", finding.fixes[0].command)
+    await pair.until_well()
+
+
 async def test_a_network_that_filters_the_tunnel(pair: Pair) -> None:
     """The other node's ingress stands for the network between: this agent sees nothing of it."""
     rules = dropping("netdev net", "ingress device fab0", "drop")

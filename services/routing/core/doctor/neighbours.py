@@ -9,6 +9,8 @@ from ipaddress import IPv4Address
 from proto.findings import HOST, NETWORK, Expected, Finding, Fix, Observed, node_name, pair_name
 
 CODES = ("address-duplicate", "neighbour-stale")
+MOST = 32
+"""Nodes of one link that one node asks for: a request is heard by all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,15 @@ class Link:
     """MAC addresses that answered an ARP request for each address."""
     entries: Mapping[IPv4Address, tuple[bytes, bool]]
     """The kernel's neighbour entries: MAC address, and whether somebody set it for good."""
+
+
+def asked(own: IPv4Address, peers: Mapping[IPv4Address, str]) -> dict[IPv4Address, str]:
+    """Those of ``peers`` that ``own`` asks for: the next :data:`MOST` addresses, the lowest after the highest.
+
+    So each address of a large link is asked for by as many nodes, and all of them by somebody.
+    """
+    ordered = sorted(peers, key=lambda one: (one < own, one))
+    return {address: peers[address] for address in ordered[:MOST]}
 
 
 def check(seen: Link) -> Iterable[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
@@ -140,3 +141,16 @@ def test_addresses_are_of_either_family() -> None:
     one = replace(FAILED, way=six)
     seen = Ways(node="n1", measured=(one,), reached={six.remote: True}, ruleset=DROP)
     assert [found.code for found in ways.check(seen)] == ["firewall-drops"]
+
+
+def test_on_a_large_link_each_address_is_asked_for_by_as_many_nodes() -> None:
+    first = IPv4Address("10.0.0.1")
+    addresses = [first + number for number in range(100)]
+    counted: Counter[IPv4Address] = Counter()
+    for own in addresses:
+        others = {one: str(one) for one in reversed(addresses) if one != own}
+        found = neighbours.asked(own, others)
+        assert all(others[one] == name for one, name in found.items())
+        counted.update(found.keys())
+    assert set(counted.values()) == {neighbours.MOST}
+    assert neighbours.asked(first, {first + 1: "n2"}) == {first + 1: "n2"}
