@@ -32,6 +32,7 @@ from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
+from services.dataplane.doctor.probes import start as start_probes
 from services.dataplane.doctor.services import start as start_service_doctor
 from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.doctor.throttling import start as start_throttling_doctor
@@ -163,13 +164,23 @@ async def build(runtime: Runtime[Settings]) -> None:
         made.datapath.close()
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
-    _start(runtime, made, kernel, reaper, attacher)
+    peers = _start(runtime, made, kernel, reaper, attacher)
     await start_dns(runtime, made.datapath.tables, made.registry)
+    await start_probes(
+        runtime,
+        made.datapath,
+        made.feed,
+        endpoints=made.registry,
+        history=made.enforcer.history,
+        endpoint_at=peers.endpoint_at,
+    )
     await start_cni(runtime, attacher, journal, made.priority)
 
 
-def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reaper: Reaper, attacher: Attacher) -> None:
-    """The loops of each folder."""
+def _start(
+    runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reaper: Reaper, attacher: Attacher
+) -> Peers:
+    """The loops of each folder; returns who knows whose an address is."""
     feed, registry, enforcer, admission = made.feed, made.registry, made.enforcer, made.admission
     tables, health = made.datapath.tables, runtime.health
     growth = Growth(made.datapath, kernel.thread, limits_of(runtime.settings), runtime.log)
@@ -228,6 +239,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         endpoint_at=peers.endpoint_at,
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
     )
+    return peers
 
 
 def _start_endpoints(

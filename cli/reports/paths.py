@@ -1,0 +1,298 @@
+"""The path of one connection, hop by hop, as each node's own programs judge a packet of it (``proto.probes``).
+
+Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.told` takes the
+answer. The packet there is followed to the destination, the packet back to the source; a Service's address becomes one
+path for each backend. No packet is sent, so nothing is said of the network between the nodes: routes of the pair and
+packets of measurement are what ``airmesh routes explain`` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
+from cli.reports.text import identity, protocol, socket
+from proto.findings import Finding, node_name, object_name, pair_name
+from proto.flow import DropReason
+from proto.net import Address
+from proto.probes import Judgement, Listener, Probe, ProbeHop, ProbeResult, ProbeStep, ServiceChoice
+
+FIRST_PORT = 40_000
+"""Source ports of probes are from here on: what ``net.ipv4.ip_local_port_range`` has by default."""
+WHY: dict[str, str] = {
+    DropReason.POLICY_DENIED.name: "policy denies it",
+    DropReason.POLICY_UNKNOWN.name: "rules of this end have not arrived on its node: denied until they have",
+    DropReason.POLICY_REVOKED.name: "policy no longer allows it",
+    DropReason.CONNTRACK_BUDGET.name: "the pod has as many flows as it may have",
+    DropReason.CONNTRACK_FULL.name: "the node's conntrack table is full",
+    DropReason.LINK_UNKNOWN.name: "the pod's link is not known to the programs",
+    DropReason.ENDPOINT_GONE.name: "no pod has this address here",
+    DropReason.UNENCRYPTED.name: "it must be encrypted, and no WireGuard route leads there",
+    DropReason.NO_ROUTE.name: "there is no route",
+    DropReason.TUNNEL_PEER.name: "the other node's outer address is not believed",
+    DropReason.TUNNEL_SOURCE.name: "the pod's address is not believed of that node",
+    DropReason.SPOOFED_ADDRESS.name: "its source address is not believed",
+}
+_NEXT_HOPS = ("sent", "stack")
+
+Stage = Literal["out", "here", "there", "back", "done"]
+"""What is asked next: the packet out; there and back on one node; the other node; the packet back at the source; none."""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """One end of a connection."""
+
+    name: str
+    """``namespace/pod``; empty for an address that is no pod's."""
+    address: Address
+    node: str = ""
+    """Where it lives; empty for what is no pod."""
+
+
+class PathHop(msgspec.Struct, frozen=True, kw_only=True):
+    """A hop, and the node that told it."""
+
+    node: str
+    hop: ProbeHop
+
+
+class Path(msgspec.Struct, frozen=True, kw_only=True):
+    """One way that packets of the connection take."""
+
+    source: End
+    destination: End
+    port: int
+    protocol: int
+    source_port: int
+    service: str = ""
+    """The Service's address and port that became this destination; empty: it was named itself."""
+    choice: ServiceChoice | None = None
+    """What the socket made of it."""
+    stage: Stage = "out"
+    hops: tuple[PathHop, ...] = ()
+    listener: Listener | None = None
+    ends: str = ""
+    """Where and why it ends before it is whole, one sentence; empty: both packets arrive."""
+    leaves: bool = False
+    """It ends at the edge of the mesh, where no program of it follows: no fault."""
+
+    @property
+    def well(self) -> bool:
+        """Nothing stops it, as far as it can be followed."""
+        return not self.ends or self.leaves
+
+    def question(self) -> tuple[str, Probe] | None:
+        """The node to ask next, and what; None when the path has been followed."""
+        out, frame, last = ProbeStep("leaves"), b"", self.hops[-1].hop if self.hops else None
+        if last is not None:
+            frame = last.frame
+        decrypted = last is not None and last.model == "wireguard"
+        arrives = ProbeStep("arrives", is_reply=self.stage == "back", frame=frame, decrypted=decrypted)
+        node, steps = {
+            "out": (self.source.node, (out,)),
+            "here": (self.source.node, (out, ProbeStep("leaves", is_reply=True))),
+            "there": (self.destination.node, (arrives, ProbeStep("leaves", is_reply=True))),
+            "back": (self.source.node, (out, arrives)),
+            "done": ("", ()),
+        }[self.stage]
+        if not steps:
+            return None
+        return node, Probe(
+            source=self.source.address,
+            destination=self.destination.address,
+            source_port=self.source_port,
+            port=self.port,
+            protocol=self.protocol,
+            steps=steps,
+        )
+
+    def told(self, result: ProbeResult) -> Path:
+        """The path with what a node said."""
+        if result.refused:
+            return self._ended(result.refused)
+        if result.service is not None:
+            return self._ended(_without_backend(result.service), choice=result.service)
+        asked = self.question()
+        node = asked[0] if asked else ""
+        known = 1 if self.stage in ("here", "back") else 0
+        new = tuple(PathHop(node=node, hop=hop) for hop in result.hops[known:])
+        heard = msgspec.structs.replace(
+            self, hops=(*self.hops, *new), listener=result.listener if result.listener is not None else self.listener
+        )
+        for one in new:
+            if one.hop.outcome == "dropped":
+                return heard._ended(_dropped(one))
+        return heard._onwards(new[-1].hop) if new else heard._ended(f"node {node} did not say what becomes of it")
+
+    def _onwards(self, last: ProbeHop) -> Path:
+        """After a hop that the packet passed."""
+        if self.stage in ("here", "back"):
+            return self._arrived(last)
+        if self.stage == "there":
+            return self._to("back") if last.frame else self._stuck(last)
+        if last.outcome == "delivered":
+            return self._to("here")
+        if self.destination.node in ("", self.source.node):
+            where = f"{last.device or 'no route'}{f' to {last.next_hop}' if last.next_hop else ''}"
+            return self._ended(f"it leaves the mesh by the stack of node {self.source.node}: {where}", leaves=True)
+        return self._to("there") if last.frame else self._stuck(last)
+
+    def _arrived(self, last: ProbeHop) -> Path:
+        if last.outcome != "delivered":
+            return self._stuck(last)
+        if self.listener is not None and not self.listener.listens:
+            return self._ended(f"nothing listens on {protocol(self.protocol)} {self.port} in {self.destination.name}")
+        return self._to("done")
+
+    def _stuck(self, last: ProbeHop) -> Path:
+        node = self.hops[-1].node
+        why = f"by {last.device}" if last.device else "which has no route"
+        return self._ended(f"the stack of node {node} takes it, {why}: it cannot be followed there")
+
+    def _to(self, stage: Stage) -> Path:
+        return msgspec.structs.replace(self, stage=stage)
+
+    def _ended(self, why: str, *, leaves: bool = False, choice: ServiceChoice | None = None) -> Path:
+        return msgspec.structs.replace(self, stage="done", ends=why, leaves=leaves, choice=choice or self.choice)
+
+
+def _without_backend(choice: ServiceChoice) -> str:
+    if not choice.translated:
+        return "the socket programs do not act in the pod's network namespace, so no backend is chosen"
+    return "" if choice.backends else "the Service has no endpoint: a connection is refused at once"
+
+
+def of_backends(path: Path, ends: dict[Address, End]) -> tuple[Path, ...]:
+    """A path whose destination is a Service's address: one for each backend. Others stay as they are."""
+    choice = path.choice
+    if choice is None or path.ends or not choice.backends:
+        return (path,)
+    return tuple(
+        msgspec.structs.replace(
+            path,
+            destination=ends.get(address, End(name="", address=address)),
+            port=port,
+            source_port=path.source_port + index,
+            service=socket(path.destination.address, path.port),
+            stage="out",
+        )
+        for index, (address, port) in enumerate(choice.backends)
+    )
+
+
+def _dropped(one: PathHop) -> str:
+    hop = one.hop
+    why = WHY.get(hop.reason, hop.reason or "no program says why")
+    packet = "the answer" if hop.is_reply else "it"
+    said = next((judged for judged in hop.judgements if judged.reason == hop.reason), None)
+    if said is None or not said.subject:
+        return f"node {one.node} drops {packet}: {why} ({hop.reason})"
+    by = f", {_by(said)}" if said.policies or said.rule >= 0 else ""
+    return f"node {one.node} drops {packet} at the {said.direction} of {said.subject}: {why}{by} ({hop.reason})"
+
+
+def _by(judged: Judgement) -> str:
+    """The policies that decided, and the rule."""
+    if not judged.policies:
+        return "not isolated" if judged.reason == DropReason.FORWARDED.name else ""
+    rule = f" rule {judged.rule}" if judged.rule >= 0 else " isolates it, and no rule allows the peer"
+    return ", ".join(judged.policies) + rule
+
+
+def names_of(paths: Iterable[Path]) -> frozenset[str]:
+    """What the connection is about, as findings name it: its ends, their nodes, the pair of these."""
+    names: set[str] = set()
+    for path in paths:
+        nodes = [end.node for end in (path.source, path.destination) if end.node]
+        names |= {node_name(node) for node in nodes}
+        if len(set(nodes)) == 2:
+            names.add(pair_name(*nodes))
+        for end in (path.source, path.destination):
+            names |= {object_name("Pod", *end.name.split("/"))} if end.name else set()
+    return frozenset(names)
+
+
+KINDS_OF_ENDS = ("Node", "Pair", "Pod", "Service")
+"""Kinds of which a connection has its own: findings about others of these are not about it."""
+
+
+def concerns(finding: Finding, names: frozenset[str]) -> bool:
+    """Whether a finding may be about a connection that has these names: about one of them, or about no end at all."""
+    about = {finding.about, *finding.affects}
+    return bool(about & names) or finding.about.partition(" ")[0] not in KINDS_OF_ENDS
+
+
+def tables(paths: Iterable[Path]) -> tuple[Table, ...]:
+    """One for each path: its hops in their order, and how it ends."""
+    return tuple(_table(path) for path in paths)
+
+
+def _table(path: Path) -> Table:
+    rows = tuple(tuple(_row(path)))
+    source = f"{path.source.name} {path.source.address}"
+    target = f"{path.destination.name} {socket(path.destination.address, path.port)}".strip()
+    note = path.ends or "both packets arrive; the network between the nodes is not part of this"
+    return Table(
+        title=f"Path {source} → {target} {protocol(path.protocol)}",
+        columns=("", "node", "looked at by", "said", "by"),
+        rows=rows,
+        note=note,
+    )
+
+
+def _row(path: Path) -> Iterator[tuple[str | Cell, ...]]:
+    if path.choice is not None:
+        what = f"{path.service or socket(path.destination.address, path.port)} is a Service's"
+        kept = f", the same for {path.choice.affinity_seconds} s" if path.choice.affinity_seconds else ""
+        said = f"one of {path.choice.count} backends by chance{kept}" if path.choice.count else "no backend"
+        yield "→", path.source.node, "socket", Cell(f"{what}: {said}", Tone.PLAIN if path.choice.count else Tone.BAD), ""
+    turned = False
+    for one in path.hops:
+        if one.hop.is_reply and not turned:
+            turned = True
+            yield from _listening(path)
+        yield from _hop_rows(one)
+    if path.ends:
+        yield "", "", "", Cell(path.ends, Tone.DIM if path.leaves else Tone.BAD), ""
+    elif path.stage == "done":
+        yield "", "", "", good("answered: both packets arrive"), ""
+
+
+def _listening(path: Path) -> Iterator[tuple[str | Cell, ...]]:
+    found = path.listener
+    if found is None:
+        return
+    queue = f", {found.waiting} of {found.bound} wait to be accepted" if found.bound else ""
+    said = good(f"{found.process or 'a socket'} listens{queue}") if found.listens else bad("nothing listens")
+    yield "→", path.destination.node, "socket", said, ""
+
+
+def _hop_rows(one: PathHop) -> Iterator[tuple[str | Cell, ...]]:
+    hop, arrow = one.hop, "←" if one.hop.is_reply else "→"
+    for judged in hop.judgements:
+        yield arrow, one.node, f"{hop.program} {judged.direction}", _judged(judged), _by(judged)
+    if hop.outcome == "dropped" and not hop.judgements:
+        yield arrow, one.node, hop.program, bad(f"dropped: {hop.reason or 'no reason told'}"), ""
+    elif hop.outcome in _NEXT_HOPS:
+        yield arrow, one.node, "route", _way(hop), dim("the node's stack" if hop.outcome == "stack" else "")
+
+
+def _judged(judged: Judgement) -> Cell:
+    peer = judged.peer or (identity(judged.peer_identity) if judged.peer_identity else "somebody unknown")
+    of = f"{judged.subject}, peer {peer}"
+    if judged.reason == DropReason.FORWARDED.name:
+        return good(f"{of}: new flow, allowed")
+    if judged.reason == DropReason.REPLY.name:
+        return good(f"{of}: answer of a known flow")
+    return bad(f"{of}: {WHY.get(judged.reason, 'dropped')} ({judged.reason})")
+
+
+def _way(hop: ProbeHop) -> Cell:
+    if not hop.device:
+        return bad("no route")
+    outer = f", outer {hop.outer_source} → {hop.outer_destination}" if hop.outer_destination else ""
+    to = f" to {hop.next_hop}" if hop.next_hop else ""
+    return Cell(f"{hop.model} by {hop.device}{to}{outer}")
