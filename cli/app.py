@@ -128,18 +128,22 @@ def pods(namespace: str, output: str) -> int:
 @click.option("--fix", is_flag=True, help="Apply what may be applied, verify it, take back what does not help.")
 @click.option("--by", default="", metavar="COMMAND", help='How you reach a node, for --fix: "ssh root@{node}".')
 @click.option("--yes", is_flag=True, help="Agree to every command of --fix unseen.")
+@click.option("--family", type=click.Choice(["4", "6"]), help="Of a connection: follow packets of this family alone.")
 @_output
-def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, output: str) -> int:
+def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, family: str | None, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
     Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
     connection: SOURCE TARGET as `airmesh policy explain` takes them. Each agent looks at its own part: routes, rules of
     firewalls, neighbours, sockets, maps and objects. One that does not answer within six seconds is a finding itself.
 
+    Of a connection from a pod, a packet there and one back are followed through the programs of both nodes, which are
+    asked and send nothing; of a Service, to each endpoint (eight at most). Findings about others are left out.
+
     With --fix, each fix that only removes or resets what its finding shows is shown and, when you agree, run on that
     finding's node, by the command that you name with --by, and verified by another diagnosis; others are left to you.
 
-    Exit code 1 when anything is found.
+    Exit code 1 when anything is found, or a packet of the connection does not arrive.
     """
     asked = doctor_report.question(*target)
     if asked is None:
@@ -147,7 +151,8 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, output: str) 
     way = repair.check_way(by) if fix else ""
 
     def diagnosis() -> doctor_report.Diagnosis:
-        return _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS), DOCTOR_SECONDS + 3)
+        seconds, of_family = DOCTOR_SECONDS, int(family or 0)
+        return _ask(lambda link: gather.doctor(link, asked, seconds, of_family), seconds + 3)
 
     report = diagnosis()
     if fix:

@@ -1,7 +1,7 @@
 """The path of one connection, hop by hop, as each node's own programs judge a packet of it (``proto.probes``).
 
-Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.told` takes the
-answer. The packet there is followed to the destination, the packet back to the source; a Service's address becomes one
+Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.told` takes
+the answer. The packet there is followed to the destination, the one back to the source; a Service's address becomes a
 path for each backend. No packet is sent, so nothing is said of the network between the nodes: routes of the pair and
 packets of measurement are what ``airmesh routes explain`` shows.
 """
@@ -9,16 +9,31 @@ packets of measurement are what ``airmesh routes explain`` shows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from typing import Literal
 
 import msgspec
 
+from cli.faults import Complaint, Declined, Usage
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import identity, protocol, socket
+from proto.addresses import Endpoint
 from proto.findings import Finding, node_name, object_name, pair_name
 from proto.flow import DropReason
 from proto.net import Address
-from proto.probes import Judgement, Listener, Probe, ProbeHop, ProbeResult, ProbeStep, ServiceChoice
+from proto.objects import Pod, Service
+from proto.probes import (
+    MAX_BACKENDS,
+    MAX_PROBES,
+    Judgement,
+    Listener,
+    Probe,
+    ProbeAnswer,
+    ProbeHop,
+    ProbeResult,
+    ProbeStep,
+    ServiceChoice,
+)
 
 FIRST_PORT = 40_000
 """Source ports of probes are from here on: what ``net.ipv4.ip_local_port_range`` has by default."""
@@ -39,7 +54,7 @@ WHY: dict[str, str] = {
 _NEXT_HOPS = ("sent", "stack")
 
 Stage = Literal["out", "here", "there", "back", "done"]
-"""What is asked next: the packet out; there and back on one node; the other node; the packet back at the source; none."""
+"""What is asked next: the packet out; there and back on one node; the other node; the packet back at the source."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +230,90 @@ def names_of(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(names)
 
 
+def end_of(endpoint: Endpoint) -> End:
+    """A pod's end."""
+    return End(name=f"{endpoint.namespace}/{endpoint.pod}", address=endpoint.address, node=endpoint.node)
+
+
+def named(name: str, ends: Iterable[End]) -> tuple[End, ...]:
+    """Ends of this ``namespace/pod`` or address; an address that is no pod's is an end by itself."""
+    if "/" in name:
+        return tuple(sorted((one for one in ends if one.name == name), key=lambda one: one.address.version))
+    address = ip_address(name)
+    return (next((one for one in ends if one.address == address), End(name="", address=address)),)
+
+
+def no_source(name: str, pod: Pod | None) -> Complaint:
+    """Nothing can be followed from there."""
+    if pod is not None and pod.host_network:
+        said = (
+            f"pod {name} is in the network of node {pod.node}: its packets are the node's own, which no policy judges"
+        )
+        return Usage(said, "name a pod with an address of its own: airmesh pods lists them")
+    if pod is not None:
+        return Declined(f"pod {name} has no address in the mesh yet", "see kubectl describe pod, and airmesh status")
+    return Declined(f"there is no pod {name}", "airmesh pods lists those that there are")
+
+
+def no_target(name: str, pod: Pod | None) -> Complaint:
+    """Nothing can be followed to there."""
+    if pod is not None and pod.host_network:
+        said = f"pod {name} is in the network of node {pod.node}: it is reached by the node's address"
+        return Usage(said, "name that address as the target (kubectl get node -o wide)")
+    if pod is not None:
+        return no_source(name, pod)
+    return Declined(f"there is neither a pod nor a Service {name}", "airmesh pods lists pods; kubectl get svc Services")
+
+
+def service_ends(service: Service, port: int, number: int) -> tuple[End, ...]:
+    """Cluster IPs of a Service. Raises Usage when it has none, or not this port."""
+    name = f"{service.namespace}/{service.name}"
+    if not service.cluster_ips:
+        raise Usage(f"Service {name} has no cluster IP: clients speak to its pods", "name one of its pods")
+    ports = sorted({f"{one.port}/{protocol(one.protocol)}" for one in service.ports})
+    if f"{port}/{protocol(number)}" not in ports:
+        has = ", ".join(ports) or "none"
+        raise Usage(f"Service {name} has no port {port}/{protocol(number)}", f"name one that it has: {has}")
+    return tuple(End(name="", address=one) for one in service.cluster_ips)
+
+
+def between(
+    sources: Iterable[End], targets: Iterable[End], port: int, number: int, family: int = 0
+) -> tuple[Path, ...]:
+    """A path for each family that both have, from pods. Raises Usage when there is none."""
+    pairs = [
+        (one, other)
+        for one in sources
+        for other in targets
+        if one.address.version == other.address.version and family in (0, one.address.version)
+    ]
+    if not pairs:
+        which = f"IPv{family}" if family else "one family"
+        raise Usage(f"the two ends have no address of {which}", "name ends that have, or leave --family out")
+    return tuple(
+        Path(
+            source=one,
+            destination=other,
+            port=port,
+            protocol=number,
+            source_port=FIRST_PORT + place * MAX_BACKENDS,
+            stage="out" if one.node else "done",
+            ends="" if one.node else f"{one.address} is no pod's address: packets are followed from pods alone",
+            leaves=not one.node,
+        )
+        for place, (one, other) in enumerate(pairs)
+    )
+
+
+def result_of(node: str, answer: ProbeAnswer | None, index: int) -> ProbeResult:
+    """What a node said of one of the probes that it was asked about."""
+    if answer is None:
+        return ProbeResult(refused=f"the dataplane agent of node {node} does not answer: see airmesh status")
+    if index >= len(answer.results):
+        return ProbeResult(refused=f"node {node} was asked about more than {MAX_PROBES} packets: choose a --family")
+    return answer.results[index]
+
+
 KINDS_OF_ENDS = ("Node", "Pair", "Pod", "Service")
 """Kinds of which a connection has its own: findings about others of these are not about it."""
 
@@ -231,7 +330,7 @@ def tables(paths: Iterable[Path]) -> tuple[Table, ...]:
 
 
 def _table(path: Path) -> Table:
-    rows = tuple(tuple(_row(path)))
+    rows = tuple(_row(path))
     source = f"{path.source.name} {path.source.address}"
     target = f"{path.destination.name} {socket(path.destination.address, path.port)}".strip()
     note = path.ends or "both packets arrive; the network between the nodes is not part of this"
@@ -248,7 +347,13 @@ def _row(path: Path) -> Iterator[tuple[str | Cell, ...]]:
         what = f"{path.service or socket(path.destination.address, path.port)} is a Service's"
         kept = f", the same for {path.choice.affinity_seconds} s" if path.choice.affinity_seconds else ""
         said = f"one of {path.choice.count} backends by chance{kept}" if path.choice.count else "no backend"
-        yield "→", path.source.node, "socket", Cell(f"{what}: {said}", Tone.PLAIN if path.choice.count else Tone.BAD), ""
+        yield (
+            "→",
+            path.source.node,
+            "socket",
+            Cell(f"{what}: {said}", Tone.PLAIN if path.choice.count else Tone.BAD),
+            "",
+        )
     turned = False
     for one in path.hops:
         if one.hop.is_reply and not turned:

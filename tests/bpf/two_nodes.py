@@ -31,7 +31,8 @@ from services.dataplane.core.policy.history import PolicyNames
 from services.dataplane.datapath.programs import Datapath
 from services.dataplane.doctor.dry_run import DryRun
 from services.dataplane.doctor.probes import Node, result
-from tests.bpf.world import Rule, bpffs, ifindex_of, inside, namespace, run, write_rules
+from tests.bpf import frames
+from tests.bpf.world import Rule, bpffs, empty, ifindex_of, inside, namespace, run, write_rules
 
 VNI, PORT, MTU = 4096, 4789, 1400
 WIRE = "am-wire"
@@ -52,6 +53,10 @@ def mac_of(number: int) -> str:
     return f"02:aa:00:00:00:1{number}"
 
 
+def vtep_of(number: int) -> str:
+    return f"02:61:00:00:00:1{number}"
+
+
 def identity_of(number: int, pod: str) -> int:
     return 1000 + number * 10 + PODS.index(pod)
 
@@ -64,6 +69,7 @@ class TestedNode:
     number: int
     netns: str
     datapath: Datapath
+    dry: DryRun
     pods: dict[str, LocalEndpoint]
     rules: list[Rule] = field(default_factory=list)
     names: dict[int, PolicyNames] = field(default_factory=dict)
@@ -86,8 +92,7 @@ class TestedNode:
         tunnels = {key.ifindex: one for key, one in tables.tunnels.items().items()}
         with inside(self.netns):
             node = Node(tables=tables, interpreter=interpreter, pods=pods, tunnels=tunnels)
-            with closing(DryRun.open(self.datapath)) as dry:
-                return tuple(result(node, dry, probe) for probe in probes)
+            return tuple(result(node, self.dry, probe) for probe in probes)
 
     def isolate(self, pod: str, *, ingress: bool = False, egress: bool = False) -> None:
         """From now on only what rules allow, by a policy of the pod's name."""
@@ -115,8 +120,7 @@ class TestedNode:
         for pod in self.pods:
             self.isolate(pod)
         tables = self.datapath.tables
-        for table in (tables.services, tables.backends, tables.cookies):
-            table.apply({}, list(table.items()))
+        empty(tables, ("services", "backends", "cookies"))
 
     def switch(self, model: str, version: int = 4, flags: int = 0) -> None:
         """The way to the other node's pods."""
@@ -169,7 +173,8 @@ def _pod(netns: str, inner: str, number: int, pod: str) -> LocalEndpoint:
 
 def _devices(netns: str, number: int) -> None:
     other = 3 - number
-    other_mac, vtep = mac_of(other), f"02:61:00:00:00:1{other}"
+    other_mac, vtep, own_vtep, own = mac_of(other), vtep_of(other), vtep_of(number), underlay(number)
+    vxlan = f"type vxlan id {VNI} dstport {PORT} nolearning"
     commands = (
         f"link set {WIRE} address {mac_of(number)}",
         f"link set {WIRE} up",
@@ -177,12 +182,11 @@ def _devices(netns: str, number: int) -> None:
         f"addr add {underlay(number, 6)}/64 dev {WIRE} nodad",
         f"neigh add {underlay(other)} lladdr {other_mac} dev {WIRE} nud permanent",
         f"neigh add {underlay(other, 6)} lladdr {other_mac} dev {WIRE} nud permanent",
-        f"link add am-vxlan address 02:61:00:00:00:1{number} mtu {MTU} type vxlan id {VNI} dstport {PORT} nolearning"
-        f" local {underlay(number)} df set",
+        f"link add am-vxlan address {own_vtep} mtu {MTU} {vxlan} local {own} df set",
         f"link add am-ipip mtu {MTU} type veth peer name am-ipip-p",
-        f"link add am-wg mtu {MTU} type dummy",
-        "link set am-ipip-p arp off up",
-        "link set am-ipip arp off",
+        f"link add am-wg mtu {MTU} type veth peer name am-wg-p",
+        *(f"link set {device}-p arp off up" for device in ("am-ipip", "am-wg")),
+        *(f"link set {device} arp off" for device in ("am-ipip", "am-wg")),
         *(f"link set {device} up" for device, _ in DEVICES.values()),
         f"neigh add {underlay(other)} lladdr {vtep} dev am-vxlan nud permanent",
         f"neigh add fe80::5efe:{underlay(other)} lladdr {vtep} dev am-vxlan nud permanent",
@@ -216,7 +220,7 @@ def _fill(node: TestedNode) -> None:
             at.Peer(identity=Reserved.REMOTE_NODE, flags=at.PeerFlag.NODE),
         )
         tables.tunnel_sources.put(at.PrefixKey.of(ip_network(pods_of(other, version))), tl.TunnelSource(node=7))
-    vtep = bytes.fromhex(f"02610000001{other}")
+    vtep = frames.mac(vtep_of(other))
     tables.tunnel_peers.put(at.AddressKey(address=underlay(other)), tl.TunnelPeer(node=7, mac=vtep))
     for device, kind in DEVICES.values():
         index, is_vxlan = ifindex_of(node.netns, device), kind is TunnelKind.VXLAN
@@ -224,14 +228,12 @@ def _fill(node: TestedNode) -> None:
             at.LinkKey(ifindex=index),
             tl.Tunnel(
                 kind=kind, family=4, port=PORT if is_vxlan else 0, vni=VNI if is_vxlan else 0, local=underlay(number),
-                mac=bytes.fromhex(f"02610000001{number}"),
+                mac=frames.mac(vtep_of(number)),
             ),
         )  # fmt: skip
         if kind is not TunnelKind.WIREGUARD:
             tables.tunnel_ends.put(
-                tl.TunnelEndKey(
-                    address=underlay(number), port=PORT if is_vxlan else 0, protocol=17 if is_vxlan else 4
-                ),
+                tl.TunnelEndKey(address=underlay(number), port=PORT if is_vxlan else 0, protocol=17 if is_vxlan else 4),
                 tl.TunnelEnd(ifindex=index, vni=VNI if is_vxlan else 0),
             )
 
@@ -250,7 +252,8 @@ def two_nodes(folder: Path, cache: Path) -> Iterator[dict[int, TestedNode]]:
             pods = {pod: _pod(netns, inner[pod], number, pod) for pod in PODS}
             datapath = Datapath.open(pins / f"node{number}", cache)
             stack.callback(datapath.close)
-            nodes[number] = TestedNode(number, netns, datapath, pods)
+            dry = stack.enter_context(closing(DryRun.open(datapath)))
+            nodes[number] = TestedNode(number, netns, datapath, dry, pods)
             _fill(nodes[number])
         yield nodes
 

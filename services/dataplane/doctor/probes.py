@@ -2,8 +2,8 @@
 
 Owns ``$SRV.PROBES`` of this node: who is asked about by address is looked up among the pods that live here, packets
 are made and judged by ``core.doctor.probes``. One question at a time, in a thread beside the loop, in the node's
-network namespace; the programs of the dry run live as long as the question. The destination's socket is looked at, in
-its pod's namespace, and not spoken to.
+network namespace; the programs of the dry run are kept for :data:`IDLE` seconds. The destination's socket is looked at,
+in its pod's namespace, and not spoken to.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -53,6 +53,8 @@ from services.dataplane.feed import Feed
 from services.dataplane.monitor.flow_events import names_now
 from services.dataplane.settings import Settings
 
+IDLE = 30.0
+"""Seconds that the programs of the dry run are kept after a question: a path takes several."""
 _LEAST_FRAME = 34
 """Bytes of an Ethernet and an IPv4 header."""
 
@@ -101,6 +103,8 @@ class ProbeDoctor:
         self._endpoints = endpoints
         self._history = history
         self._endpoint_at = endpoint_at
+        self._dry: DryRun | None = None
+        self._idle: asyncio.TimerHandle | None = None
 
     async def answer(self, asked: ProbeRequest) -> ProbeAnswer | None:
         """None when another node is asked. Nothing is waited for but the kernel."""
@@ -110,6 +114,8 @@ class ProbeDoctor:
             return self._refused(asked, f"{len(asked.probes)} probes in one question: ask about {MAX_PROBES} at most")
         if self._datapath.unfilled:
             return self._refused(asked, f"node {asked.node} is being upgraded: ask again in a moment")
+        if self._idle is not None:
+            self._idle.cancel()
         names = names_now(self._feed, self._endpoints, self._endpoint_at)
         interpreter = Interpreter(node=asked.node, names=names, policies=self._history.names, wall_offset=0)
         pods = {address: one for one in self._endpoints.up.values() for address in one.addresses}
@@ -117,6 +123,8 @@ class ProbeDoctor:
             results = await asyncio.to_thread(self._results, asked, interpreter, pods)
         except OSError as error:
             return self._refused(asked, f"the kernel of node {asked.node} refuses the dry run: {error}")
+        finally:
+            self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
         return ProbeAnswer(node=asked.node, results=results)
 
     def _refused(self, asked: ProbeRequest, why: str) -> ProbeAnswer:
@@ -128,8 +136,17 @@ class ProbeDoctor:
         tables = self._datapath.tables
         tunnels = {key.ifindex: tunnel for key, tunnel in tables.tunnels.items().items()}
         node = Node(tables=tables, interpreter=interpreter, pods=pods, tunnels=tunnels)
-        with closing(DryRun.open(self._datapath)) as dry:
-            return tuple(result(node, dry, probe) for probe in asked.probes)
+        if self._dry is None or not self._dry.is_of(self._datapath):
+            self.close()
+            self._dry = DryRun.open(self._datapath)
+        dry = self._dry
+        return tuple(result(node, dry, probe) for probe in asked.probes)
+
+    def close(self) -> None:
+        """Lets go of the programs of the dry run."""
+        if self._dry is not None:
+            self._dry.close()
+            self._dry = None
 
 
 def result(node: Node, dry: DryRun, probe: Probe) -> ProbeResult:
@@ -146,8 +163,7 @@ def result(node: Node, dry: DryRun, probe: Probe) -> ProbeResult:
         _check(flow, probe)
         if probe.steps and probe.steps[0].way == "leaves" and (choice := chosen(node, flow)) is not None:
             return ProbeResult(service=choice)
-        ends = [node.pods[one] for one in (flow.source, flow.destination) if one in node.pods]
-        dry.take_budgets(one.index for one in ends)
+        dry.begin(node.pods[one].index for one in (flow.source, flow.destination) if one in node.pods)
         for step in probe.steps:
             hops.append(_step(node, dry, flow, step))
             if hops[-1].outcome == "dropped":
@@ -272,4 +288,9 @@ async def start(
 ) -> None:
     """Answers from now on."""
     doctor = ProbeDoctor(datapath, feed, endpoints, history, endpoint_at)
+
+    async def let_go() -> None:
+        doctor.close()
+
+    runtime.on_stop(let_go)
     await runtime.bus.serve_everyone(PROBES, ProbeRequest, doctor.answer)
