@@ -142,8 +142,8 @@ async def doctor(link: Link, asked: DoctorRequest, seconds: float, family: int =
     """
     if asked.kind != "connection":
         return await _found(link, asked, seconds)
-    found, followed = await asyncio.gather(_found(link, asked, seconds), _followed(link, asked, family, seconds))
-    return doctor_report.of_connection(found, followed)
+    found, ways = await asyncio.gather(_found(link, asked, seconds), followed(link, asked, family, seconds))
+    return doctor_report.of_connection(found, ways)
 
 
 async def _found(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
@@ -168,7 +168,8 @@ async def _found(link: Link, asked: DoctorRequest, seconds: float) -> doctor_rep
     return doctor_report.diagnosis(asked, answers, expected, int(time.time()))
 
 
-async def _followed(link: Link, asked: DoctorRequest, family: int, seconds: float) -> tuple[paths.Path, ...]:
+async def followed(link: Link, asked: DoctorRequest, family: int, seconds: float) -> tuple[paths.Path, ...]:
+    """Each way that a connection's packets take. Raises as :func:`doctor`."""
     endpoints = _honest(await _all(link, ENDPOINTS, Endpoint)).values()
     ends = {one.address: paths.end_of(one) for one in endpoints}
     sources, targets = paths.named(asked.source, ends.values()), paths.named(asked.destination, ends.values())
@@ -179,18 +180,18 @@ async def _followed(link: Link, asked: DoctorRequest, family: int, seconds: floa
         targets = paths.service_ends(service, asked.port, asked.protocol)
     if not targets:
         raise paths.no_target(asked.destination, await _pod(link, asked.destination))
-    followed = paths.between(sources, targets, asked.port, asked.protocol, family)
+    ways = paths.between(sources, targets, asked.port, asked.protocol, family)
     end = time.monotonic() + seconds
-    while any(one.question() for one in followed):
-        followed = await _asked_on(link, followed, end)
-        followed = tuple(part for one in followed for part in paths.of_backends(one, ends))
-    return followed
+    while any(one.question() for one in ways):
+        ways = await _asked_on(link, ways, end)
+        ways = tuple(part for one in ways for part in paths.of_backends(one, ends))
+    return ways
 
 
-async def _asked_on(link: Link, followed: tuple[paths.Path, ...], end: float) -> tuple[paths.Path, ...]:
+async def _asked_on(link: Link, ways: tuple[paths.Path, ...], end: float) -> tuple[paths.Path, ...]:
     """Each path one question further: every node is asked once, for all of its own."""
     by_node: dict[str, list[tuple[int, Probe]]] = {}
-    for place, one in enumerate(followed):
+    for place, one in enumerate(ways):
         if (question := one.question()) is not None:
             by_node.setdefault(question[0], []).append((place, question[1]))
     requests = [
@@ -198,7 +199,7 @@ async def _asked_on(link: Link, followed: tuple[paths.Path, ...], end: float) ->
     ]
     left = max(0.1, end - time.monotonic())
     answers = await asyncio.gather(*(link.probe(request, left) for request in requests))
-    after = list(followed)
+    after = list(ways)
     for some, request, answer in zip(by_node.values(), requests, answers, strict=True):
         for index, (place, _) in enumerate(some):
             after[place] = after[place].told(paths.result_of(request.node, answer, index))

@@ -170,7 +170,10 @@ def of_connection(report: Diagnosis, followed: Sequence[Path]) -> Diagnosis:
         names |= {object_name("Service", *target.split("/"))}
     kept = tuple(cause for cause in report.causes if concerns(cause.finding, names))
     return msgspec.structs.replace(
-        report, causes=kept, paths=tuple(followed), well=not kept and all(one.well for one in followed)
+        report,
+        causes=kept,
+        paths=tuple(one.shown() for one in followed),
+        well=not kept and all(one.well for one in followed),
     )
 
 

@@ -124,6 +124,13 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
             steps=steps,
         )
 
+    def shown(self) -> Path:
+        """The path without the frames, which only who follows it needs."""
+        hops = (msgspec.structs.replace(one.hop, frame=b"") for one in self.hops)
+        return msgspec.structs.replace(
+            self, hops=tuple(PathHop(node=one.node, hop=hop) for one, hop in zip(self.hops, hops, strict=True))
+        )
+
     def told(self, result: ProbeResult) -> Path:
         """The path with what a node said."""
         if result.refused:
@@ -183,7 +190,7 @@ def _without_backend(choice: ServiceChoice) -> str:
 def of_backends(path: Path, ends: dict[Address, End]) -> tuple[Path, ...]:
     """A path whose destination is a Service's address: one for each backend. Others stay as they are."""
     choice = path.choice
-    if choice is None or path.ends or not choice.backends:
+    if choice is None or path.service or path.ends or not choice.backends:
         return (path,)
     return tuple(
         msgspec.structs.replace(
@@ -333,7 +340,7 @@ def _table(path: Path) -> Table:
     rows = tuple(_row(path))
     source = f"{path.source.name} {path.source.address}"
     target = f"{path.destination.name} {socket(path.destination.address, path.port)}".strip()
-    note = path.ends or "both packets arrive; the network between the nodes is not part of this"
+    note = "" if path.ends else "no packet was sent: the network between the nodes is not part of this"
     return Table(
         title=f"Path {source} → {target} {protocol(path.protocol)}",
         columns=("", "node", "looked at by", "said", "by"),

@@ -36,6 +36,8 @@ _FIB = struct.Struct("<B7xI4x16s16s4x6s6s")
 """family, ifindex, source, destination (the next hop), MAC addresses of both."""
 _INET6 = 10
 
+_MODELS = {TunnelKind.VXLAN: VXLAN, TunnelKind.IPIP: IPIP, TunnelKind.WIREGUARD: WIREGUARD}
+
 Counted = tuple[DropReason, Direction]
 Outcome = Literal["delivered", "sent", "stack", "dropped"]
 
@@ -141,8 +143,8 @@ def addresses_of(frame: bytes) -> tuple[Address, Address] | None:
 
 def model_of(frame: bytes, route: Route, tunnels: Mapping[int, Tunnel]) -> str:
     """By which model a frame that was sent goes: of its outer header, the device and the route."""
-    if (tunnel := tunnels.get(route.link)) is not None and tunnel.kind == TunnelKind.WIREGUARD:
-        return WIREGUARD.name
+    if (tunnel := tunnels.get(route.link)) is not None:
+        return _MODELS[TunnelKind(tunnel.kind)].name
     is6 = int.from_bytes(frame[12:14], "big") == _IP6
     protocol = frame[_ETH + (6 if is6 else 9)]
     if not is6 and protocol == _IPIP:
@@ -236,7 +238,7 @@ def hop(
     protocol = routed.protocol if routed is not None else 0
     route = Route(link=route.link, next_hop=route.next_hop, protocol=protocol)
     model = model_of(ran.frame, route, tunnels)
-    outer = addresses_of(ran.frame) if model in (VXLAN.name, IPIP.name) else None
+    outer = addresses_of(ran.frame) if outcome == "sent" and model in (VXLAN.name, IPIP.name) else None
     goes_on = outcome == "sent" or route.link not in tunnels
     return ProbeHop(
         step.way,
