@@ -1,6 +1,6 @@
 """Reads off the bus what each report is made of.
 
-The shell between `cli.link` and `cli.reports`: which buckets, which keys, which question. Order matters in one place:
+The shell between `cli.link` and `cli.reports`: which buckets, which keys, which question. Order matters in one index:
 frontiers are read before acknowledgements, so that a node that keeps up is never shown as lagging.
 """
 
@@ -191,9 +191,9 @@ async def followed(link: Link, asked: DoctorRequest, family: int, seconds: float
 async def _asked_on(link: Link, ways: tuple[paths.Path, ...], end: float) -> tuple[paths.Path, ...]:
     """Each path one question further: every node is asked once, for all of its own."""
     by_node: dict[str, list[tuple[int, Probe]]] = {}
-    for place, one in enumerate(ways):
+    for index, one in enumerate(ways):
         if (question := one.question()) is not None:
-            by_node.setdefault(question[0], []).append((place, question[1]))
+            by_node.setdefault(question[0], []).append((index, question[1]))
     requests = [
         ProbeRequest(node=node, probes=tuple(probe for _, probe in some[:MAX_PROBES])) for node, some in by_node.items()
     ]
@@ -201,8 +201,8 @@ async def _asked_on(link: Link, ways: tuple[paths.Path, ...], end: float) -> tup
     answers = await asyncio.gather(*(link.probe(request, left) for request in requests))
     after = list(ways)
     for some, request, answer in zip(by_node.values(), requests, answers, strict=True):
-        for index, (place, _) in enumerate(some):
-            after[place] = after[place].told(paths.result_of(request.node, answer, index))
+        for number, (index, _) in enumerate(some):
+            after[index] = after[index].reported(paths.result_of(request.node, answer, number))
     return tuple(after)
 
 

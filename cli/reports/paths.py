@@ -1,6 +1,6 @@
 """The path of one connection, hop by hop, as each node's own programs judge a packet of it (``proto.probes``).
 
-Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.told` takes
+Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.reported` takes
 the answer. The packet there is followed to the destination, the one back to the source; a Service's address becomes a
 path for each backend. No packet is sent, so nothing is said of the network between the nodes: routes of the pair and
 packets of measurement are what ``airmesh routes explain`` shows.
@@ -131,7 +131,7 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
             self, hops=tuple(PathHop(node=one.node, hop=hop) for one, hop in zip(self.hops, hops, strict=True))
         )
 
-    def told(self, result: ProbeResult) -> Path:
+    def reported(self, result: ProbeResult) -> Path:
         """The path with what a node said."""
         if result.refused:
             return self._ended(result.refused)
@@ -303,12 +303,12 @@ def between(
             destination=other,
             port=port,
             protocol=number,
-            source_port=FIRST_PORT + place * MAX_BACKENDS,
+            source_port=FIRST_PORT + index * MAX_BACKENDS,
             stage="out" if one.node else "done",
             ends="" if one.node else f"{one.address} is no pod's address: packets are followed from pods alone",
             leaves=not one.node,
         )
-        for place, (one, other) in enumerate(pairs)
+        for index, (one, other) in enumerate(pairs)
     )
 
 

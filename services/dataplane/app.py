@@ -223,13 +223,9 @@ def _start(
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
     start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
-    start_host_doctor(runtime, feed, tables, registry)
-    start_service_doctor(runtime, feed)
-    start_backlog_doctor(runtime, feed, registry)
-    start_throttling_doctor(runtime, feed, registry)
+    _start_doctors(runtime, made)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
-    start_doctor(runtime, feed, tables)
     start_monitor(
         runtime,
         tables,
@@ -240,6 +236,16 @@ def _start(
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
     )
     return peers
+
+
+def _start_doctors(runtime: Runtime[Settings], made: _Made) -> None:
+    """What the agent looks at when it is asked what is wrong."""
+    feed, tables, registry = made.feed, made.datapath.tables, made.registry
+    start_host_doctor(runtime, feed, tables, registry)
+    start_service_doctor(runtime, feed)
+    start_backlog_doctor(runtime, feed, registry)
+    start_throttling_doctor(runtime, feed, registry)
+    start_doctor(runtime, feed, tables)
 
 
 def _start_endpoints(

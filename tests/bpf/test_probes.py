@@ -56,7 +56,7 @@ def follow(nodes: dict[int, TestedNode], one: Path) -> Path:
         asked = one.question()
         if asked is None:
             return one
-        one = one.told(by_name[asked[0]].ask(asked[1])[0])
+        one = one.reported(by_name[asked[0]].ask(asked[1])[0])
     raise AssertionError(f"still at {one.stage}")
 
 

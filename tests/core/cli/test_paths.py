@@ -46,13 +46,13 @@ LISTENS = Listener(listens=True)
 def test_a_path_between_two_nodes() -> None:
     one = path()
     assert steps(one) == ("n1", [("leaves", False)])
-    one = one.told(ProbeResult(hops=(OUT,)))
+    one = one.reported(ProbeResult(hops=(OUT,)))
     assert steps(one) == ("n2", [("arrives", False), ("leaves", True)])
     assert one.question()[1].steps[0].frame == b"frame"  # type: ignore[index]
-    one = one.told(ProbeResult(hops=THERE, listener=LISTENS))
+    one = one.reported(ProbeResult(hops=THERE, listener=LISTENS))
     assert steps(one) == ("n1", [("leaves", False), ("arrives", True)])
     assert one.question()[1].steps[1].frame == b"back"  # type: ignore[index]
-    one = one.told(ProbeResult(hops=BACK))
+    one = one.reported(ProbeResult(hops=BACK))
     assert (one.question(), one.ends, one.well) == (None, "", True)
     assert [(each.node, each.hop.is_reply) for each in one.hops] == [
         ("n1", False), ("n2", False), ("n2", True), ("n1", True),
@@ -61,15 +61,15 @@ def test_a_path_between_two_nodes() -> None:
 
 
 def test_a_path_on_one_node() -> None:
-    one = path(NEAR).told(ProbeResult(hops=(hop("leaves", "delivered"),)))
+    one = path(NEAR).reported(ProbeResult(hops=(hop("leaves", "delivered"),)))
     assert steps(one) == ("n1", [("leaves", False), ("leaves", True)])
     both = hop("leaves", "delivered"), hop("leaves", "delivered", reply=True)
-    one = one.told(ProbeResult(hops=both, listener=LISTENS))
+    one = one.reported(ProbeResult(hops=both, listener=LISTENS))
     assert (one.stage, one.ends, len(one.hops)) == ("done", "", 2)
 
 
 def test_what_came_by_wireguard_is_decrypted_at_the_other_end() -> None:
-    one = path().told(ProbeResult(hops=(hop("leaves", "sent", frame=b"f", model="wireguard"),)))
+    one = path().reported(ProbeResult(hops=(hop("leaves", "sent", frame=b"f", model="wireguard"),)))
     assert one.question()[1].steps[0].decrypted  # type: ignore[index]
 
 
@@ -106,7 +106,7 @@ def test_what_came_by_wireguard_is_decrypted_at_the_other_end() -> None:
 def test_how_a_path_ends(results: list[ProbeResult], ends: str) -> None:
     one = path()
     for result in results:
-        one = one.told(result)
+        one = one.reported(result)
     assert ends in one.ends
     assert (one.question(), one.well) == (None, False)
     assert paths.tables((one,))[0].rows or not one.hops
@@ -118,7 +118,7 @@ def test_a_denial_names_policy_and_end() -> None:
     )
     dropped = hop("arrives", "dropped", reason="POLICY_DENIED")
     dropped = msgspec.structs.replace(dropped, judgements=(judged,))
-    one = path().told(ProbeResult(hops=(OUT,))).told(ProbeResult(hops=(dropped,)))
+    one = path().reported(ProbeResult(hops=(OUT,))).reported(ProbeResult(hops=(dropped,)))
     assert one.ends == (
         "node n2 drops it at the ingress of shop/b: policy denies it, shop/deny isolates it, and no rule allows the "
         "peer (POLICY_DENIED)"
@@ -128,14 +128,14 @@ def test_a_denial_names_policy_and_end() -> None:
 def test_beyond_the_mesh_is_no_fault() -> None:
     world = End(name="", address=ip_address("192.0.2.5"))
     out = msgspec.structs.replace(hop("leaves", "stack", device="eth0"), next_hop=ip_address("172.30.0.1"))
-    one = path(world).told(ProbeResult(hops=(out,)))
+    one = path(world).reported(ProbeResult(hops=(out,)))
     assert (one.well, one.leaves) == (True, True)
     assert one.ends == "it leaves the mesh by the stack of node n1: eth0 to 172.30.0.1"
 
 
 def test_each_backend_has_a_path_of_its_own() -> None:
     choice = ServiceChoice(backends=((B.address, 8080), (ip_address("192.0.2.5"), 8080)), count=2)
-    one = path(End(name="", address=VIRTUAL)).told(ProbeResult(service=choice))
+    one = path(End(name="", address=VIRTUAL)).reported(ProbeResult(service=choice))
     each = paths.of_backends(one, {B.address: B})
     assert [(other.destination.name, other.port, other.service, other.stage) for other in each] == [
         ("shop/b", 8080, "10.96.0.9:80", "out"),
@@ -153,7 +153,7 @@ def test_each_backend_has_a_path_of_its_own() -> None:
     ],
 )
 def test_a_service_that_gives_no_backend(choice: ServiceChoice, ends: str) -> None:
-    one = path(End(name="", address=VIRTUAL)).told(ProbeResult(service=choice))
+    one = path(End(name="", address=VIRTUAL)).reported(ProbeResult(service=choice))
     assert ends in one.ends
     assert paths.of_backends(one, {}) == (one,)
     assert not one.well
@@ -239,7 +239,9 @@ def test_findings_about_others_are_left_out() -> None:
     answer = Answered(user="routing-n1", findings=Findings(at_ms=0, findings=tuple(found)), asked_ms=0, came_ms=1)
     asked = DoctorRequest(kind="connection", source="shop/a", destination="shop/b", port=80)
     kept = of_connection(diagnosis(asked, [answer], (), 0), (path(),))
-    about = {reported.finding.code for one in kept.causes for reported in (one, *one.consequences)}
+    about = {one.finding.code for one in kept.causes} | {
+        under.finding.code for one in kept.causes for under in one.consequences
+    }
     assert about == {
         "Node n1", "Node n2", "Pair n1 n2", "Pod shop/b", "Service shop/b", "NetworkPolicy shop/deny", "IPPool default",
         "Node n4",
@@ -249,4 +251,4 @@ def test_findings_about_others_are_left_out() -> None:
 def test_a_connection_is_well_when_nothing_is_found_and_nothing_ends_it() -> None:
     report = diagnosis(DoctorRequest(kind="connection", destination="shop/b"), [], (), 0)
     assert of_connection(report, (path(),)).well
-    assert not of_connection(report, (path().told(ProbeResult(refused="no")),)).well
+    assert not of_connection(report, (path().reported(ProbeResult(refused="no")),)).well

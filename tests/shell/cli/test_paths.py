@@ -15,7 +15,7 @@ from proto import codec, subjects
 from proto.addresses import Endpoint
 from proto.findings import DoctorRequest
 from proto.objects import Pod, Service, ServicePort
-from proto.probes import ProbeAnswer, ProbeHop, ProbeRequest, ProbeResult
+from proto.probes import Probe, ProbeAnswer, ProbeHop, ProbeRequest, ProbeResult
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.shell.cli.test_commands import airmesh, environment
@@ -48,15 +48,19 @@ def settings(server: NatsServer) -> BusSettings:
 async def pods(bus_for: BusFor) -> None:
     """Of two nodes; that of the second says that it has the first one's pod, too."""
     for node, own in {
-        "n1": [endpoint("n1", "a", "10.244.1.1")],
-        "n2": [endpoint("n2", "b", "10.244.2.2"), endpoint("n1", "a", "10.244.1.66")],
+        "n1": [endpoint("n1", "a", "10.244.1.1"), endpoint("n1", "a", "fd00::1:1")],
+        "n2": [
+            endpoint("n2", "b", "10.244.2.2"),
+            endpoint("n2", "b", "fd00::2:2"),
+            endpoint("n1", "a", "10.244.1.66"),
+        ],
     }.items():
         kv = (await bus_for("dataplane", node)).bucket(subjects.ENDPOINTS)
         for number, one in enumerate(own):
             await kv.put(f"{node}.slot.{number}", one)
     cluster = await bus_for("cluster")
-    for one in OBJECTS:
-        await cluster.bucket(subjects.OBJECTS).put(codec.object_key(one), one)
+    for object_ in OBJECTS:
+        await cluster.bucket(subjects.OBJECTS).put(codec.object_key(object_), object_)
 
 
 REFUSED = (
@@ -67,7 +71,7 @@ REFUSED = (
     ("shop/late", "shop/b", 80, "has no address in the mesh yet"),
     ("shop/a", "shop/headless", 80, "has no cluster IP"),
     ("shop/a", "shop/web", 81, "has no port 81/tcp"),
-    ("shop/a", "fd00::9", 80, "have no address of one family"),
+    ("10.244.1.1", "fd00::9", 80, "have no address of one family"),
 )
 
 
@@ -84,6 +88,21 @@ async def test_bad_input_is_one_sentence(nats_server: NatsServer, bus_for: BusFo
     assert len(output.err.splitlines()) == 2, "the sentence and its remedy"
 
 
+def passed(probe: Probe) -> ProbeResult:
+    """Every step went well; the program's name says which probe it was."""
+    hops = tuple(
+        ProbeHop(
+            step.way,
+            step.is_reply,
+            str(probe.source),
+            "delivered" if step.way == "arrives" else "sent",
+            frame=b"frame",
+        )
+        for step in probe.steps
+    )
+    return ProbeResult(hops=hops)
+
+
 @pytest.mark.usefixtures("buckets")
 async def test_each_node_is_asked_for_its_own_part(nats_server: NatsServer, bus_for: BusFor) -> None:
     """By the key that it has: the other node answers in the first one's name, and is not believed."""
@@ -94,21 +113,18 @@ async def test_each_node_is_asked_for_its_own_part(nats_server: NatsServer, bus_
         def answer(request: ProbeRequest, node: str = node) -> ProbeAnswer | None:
             if request.node != node:
                 return ProbeAnswer(node="n1", results=(ProbeResult(refused="forged"),)) if node == "n2" else None
-            steps = request.probes[0].steps
-            asked.append((node, [step.way for step in steps]))
-            hops = tuple(
-                ProbeHop(
-                    step.way, step.is_reply, "p", "delivered" if step.way == "arrives" else "sent", frame=node.encode()
-                )
-                for step in steps
-            )
-            return ProbeAnswer(node=node, results=(ProbeResult(hops=hops),))
+            asked.append((node, [step.way for step in request.probes[0].steps]))
+            return ProbeAnswer(node=node, results=tuple(passed(probe) for probe in request.probes))
 
         await (await bus_for("dataplane", node)).serve_everyone(subjects.PROBES, ProbeRequest, answer)
     question = DoctorRequest(kind="connection", source="shop/a", destination="shop/b", port=80)
     async with Link(settings(nats_server)) as link:
         found: tuple[Path, ...] = await gather.followed(link, question, 0, 20.0)
-    assert [(str(one.source.address), one.ends, one.stage) for one in found] == [("10.244.1.1", "", "done")]
+    assert [(str(one.source.address), one.ends, one.stage) for one in found] == [
+        ("10.244.1.1", "", "done"),
+        ("fd00::1:1", "", "done"),
+    ]
+    assert all({hop.hop.program for hop in one.hops} == {str(one.source.address)} for one in found)
     assert asked == [("n1", ["leaves"]), ("n2", ["arrives", "leaves"]), ("n1", ["leaves", "arrives"])]
 
 

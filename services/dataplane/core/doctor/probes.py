@@ -91,18 +91,18 @@ def check_flow(flow: Flow) -> str:
 
 def packet(flow: Flow, *, is_reply: bool, source_mac: bytes, destination_mac: bytes) -> bytes:
     """The Ethernet frame of the packet there, or back."""
-    here, there = (flow.destination, flow.source) if is_reply else (flow.source, flow.destination)
+    sender, receiver = (flow.destination, flow.source) if is_reply else (flow.source, flow.destination)
     ports = (flow.port, flow.source_port) if is_reply else (flow.source_port, flow.port)
     body = _transport(flow.protocol, ports, is_reply=is_reply)
-    pseudo = here.packed + there.packed + struct.pack(">HBB", len(body), 0, flow.protocol)
+    pseudo = sender.packed + receiver.packed + struct.pack(">HBB", len(body), 0, flow.protocol)
     if flow.protocol != SCTP:
         at = 16 if flow.protocol == TCP else 6
         body = body[:at] + struct.pack(">H", checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
-    if here.version == 6:
-        head = struct.pack(">IHBB", 6 << 28, len(body), flow.protocol, 64) + here.packed + there.packed
+    if sender.version == 6:
+        head = struct.pack(">IHBB", 6 << 28, len(body), flow.protocol, 64) + sender.packed + receiver.packed
         return destination_mac + source_mac + struct.pack(">H", _IP6) + head + body
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0x4000, 64, flow.protocol, 0)
-    head += here.packed + there.packed
+    head += sender.packed + receiver.packed
     head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
     return destination_mac + source_mac + struct.pack(">H", _IP4) + head + body
 
@@ -184,11 +184,11 @@ def reason_of(ran: DryPacket) -> str:
     return next((one.name for one in (*said, *counted)), "")
 
 
-def judgements(ran: DryPacket, told: Iterable[FlowEvent], names: tuple[str, str]) -> tuple[Judgement, ...]:
-    """What each end said: ``told`` are the events with names. Answers are counted and not told: ``names`` (sender and
-    receiver) says of whom. The sender's end comes first, as it judges first.
+def judgements(ran: DryPacket, reported: Iterable[FlowEvent], names: tuple[str, str]) -> tuple[Judgement, ...]:
+    """What each end said: ``reported`` are the events with names. Answers are counted and have no event: ``names``
+    (sender and receiver) says of whom. The sender's end comes first, as it judges first.
     """
-    found = [_judgement(event) for event in told]
+    found = [_judgement(event) for event in reported]
     for reason, direction in sorted(ran.counted, key=lambda one: -one[1]):
         if reason is DropReason.REPLY:
             subject, peer = names if direction is Direction.EGRESS else names[::-1]

@@ -135,7 +135,7 @@ def event(reason: DropReason) -> at.Event:
     )  # fmt: skip
 
 
-def test_the_reason_is_the_first_that_was_told_or_counted() -> None:
+def test_the_reason_is_the_first_that_was_reported_or_counted() -> None:
     """A reason that has no event (a forged neighbour, say) is counted all the same."""
     passed, denied = event(DropReason.FORWARDED), event(DropReason.POLICY_DENIED)
     assert probes.reason_of(DryPacket(action=2, frame=b"", events=(passed, denied))) == "POLICY_DENIED"
@@ -175,7 +175,7 @@ def test_what_the_stack_takes_goes_by_its_own_route() -> None:
     assert hop(given, None) == ("", "", False)
 
 
-def test_a_learnt_route_is_told_of_what_the_program_sent() -> None:
+def test_the_model_of_what_goes_by_a_learnt_route() -> None:
     given = DryPacket(action=7, frame=frame(), fib=fib(2, 2, "172.30.0.12"))
     assert hop(given, Route(link=2, protocol=185)) == ("bgp", "eth0", True)
     assert hop(given, None) == ("host-gw", "eth0", True)
