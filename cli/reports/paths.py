@@ -1,9 +1,9 @@
 """The path of one connection, hop by hop, as each node's own programs judge a packet of it (``proto.probes``).
 
-Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.reported` takes
-the answer. The packet there is followed to the destination, the one back to the source; a Service's address becomes a
-path for each backend. No packet is sent, so nothing is said of the network between the nodes: routes of the pair and
-packets of measurement are what ``airmesh routes explain`` shows.
+Pure. A path is followed by asking: :meth:`Path.question` says which node is asked what next, :meth:`Path.reported`
+takes the answer. The packet there is followed to the destination, the one back to the source; a Service's address
+becomes a path for each backend. No packet is sent, so nothing is said of the network between the nodes: routes of the
+pair and packets of measurement are what ``airmesh routes explain`` shows.
 """
 
 from __future__ import annotations
