@@ -92,7 +92,7 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
     ends: str = ""
     """Where and why it ends before it is whole, one sentence; empty: both packets arrive."""
     leaves: bool = False
-    """It ends at the edge of the mesh, where no program of it follows: no fault."""
+    """It ends where no program of the mesh looks, at its edge or in the pod itself: no fault."""
 
     @property
     def well(self) -> bool:
@@ -193,7 +193,7 @@ def of_backends(path: Path, ends: dict[Address, End]) -> tuple[Path, ...]:
     if choice is None or path.service or path.ends or not choice.backends:
         return (path,)
     return tuple(
-        msgspec.structs.replace(
+        _begun(
             path,
             destination=ends.get(address, End(name="", address=address)),
             port=port,
@@ -203,6 +203,18 @@ def of_backends(path: Path, ends: dict[Address, End]) -> tuple[Path, ...]:
         )
         for index, (address, port) in enumerate(choice.backends)
     )
+
+
+def _begun(path: Path, **changes: object) -> Path:
+    """The path with these changes, as far as it is followed at all: from a pod to somebody else."""
+    path = msgspec.structs.replace(path, **changes)
+    if not path.source.node:
+        why = f"{path.source.address} is no pod's address: packets are followed from pods alone"
+    elif path.source.address == path.destination.address:
+        why = f"{path.source.name} speaks to itself: its packets stay on its own loopback"
+    else:
+        return path
+    return path._ended(why, leaves=True)
 
 
 def _dropped(one: PathHop) -> str:
@@ -298,15 +310,14 @@ def between(
         which = f"IPv{family}" if family else "one family"
         raise Usage(f"the two ends have no address of {which}", "name ends that have, or leave --family out")
     return tuple(
-        Path(
-            source=one,
-            destination=other,
-            port=port,
-            protocol=number,
-            source_port=FIRST_PORT + index * MAX_BACKENDS,
-            stage="out" if one.node else "done",
-            ends="" if one.node else f"{one.address} is no pod's address: packets are followed from pods alone",
-            leaves=not one.node,
+        _begun(
+            Path(
+                source=one,
+                destination=other,
+                port=port,
+                protocol=number,
+                source_port=FIRST_PORT + index * MAX_BACKENDS,
+            )
         )
         for index, (one, other) in enumerate(pairs)
     )

@@ -161,7 +161,8 @@ def result(node: Node, dry: DryRun, probe: Probe) -> ProbeResult:
     hops: list[ProbeHop] = []
     try:
         _check(flow, probe)
-        if probe.steps and probe.steps[0].way == "leaves" and (choice := chosen(node, flow)) is not None:
+        begins = bool(probe.steps) and probe.steps[0].way == "leaves" and not probe.steps[0].is_reply
+        if begins and (choice := chosen(node, flow)) is not None:
             return ProbeResult(service=choice)
         dry.begin(node.pods[one].index for one in (flow.source, flow.destination) if one in node.pods)
         for step in probe.steps:

@@ -183,6 +183,18 @@ def test_from_what_is_no_pod_nothing_is_followed() -> None:
     assert "packets are followed from pods alone" in one.ends
 
 
+def test_a_pod_that_speaks_to_itself() -> None:
+    """By its own address, or as a backend of the Service that it asks."""
+    one = path(A)
+    choice = ServiceChoice(backends=((A.address, 80), (B.address, 80)), count=2)
+    asked = path(End(name="", address=VIRTUAL)).reported(ProbeResult(service=choice))
+    each = paths.of_backends(asked, {A.address: A, B.address: B})
+    for itself in (one, each[0]):
+        assert (itself.question(), itself.well) == (None, True)
+        assert "its packets stay on its own loopback" in itself.ends
+    assert each[1].question() is not None
+
+
 def test_ends_by_name_and_by_address() -> None:
     assert paths.named("shop/a", (A6, B, A)) == (A, A6)
     assert paths.named("10.244.2.2", (A, B)) == (B,)
