@@ -364,7 +364,8 @@ def _row(path: Path) -> Iterator[tuple[str | Cell, ...]]:
     if path.choice is not None:
         what = f"{path.service or socket(path.destination.address, path.port)} is a Service's"
         kept = f", the same for {path.choice.affinity_seconds} s" if path.choice.affinity_seconds else ""
-        said = f"one of {path.choice.count} backends by chance{kept}" if path.choice.count else "no backend"
+        chosen = f"one of {path.choice.count} backends by chance" if path.choice.count > 1 else "its only backend"
+        said = f"{chosen}{kept}" if path.choice.count else "no backend"
         yield (
             "→",
             path.source.node,
@@ -418,4 +419,5 @@ def _way(hop: ProbeHop) -> Cell:
         return bad("no route")
     outer = f", outer {hop.outer_source} → {hop.outer_destination}" if hop.outer_destination else ""
     to = f" to {hop.next_hop}" if hop.next_hop else ""
-    return Cell(f"{hop.model} by {hop.device}{to}{outer}")
+    model = "" if hop.outcome == "stack" else f"{hop.model} "
+    return Cell(f"{model}by {hop.device}{to}{outer}")

@@ -11,6 +11,7 @@ from cli.faults import Complaint, Declined, Usage
 from cli.reports import paths
 from cli.reports.doctor import Answered, diagnosis, of_connection
 from cli.reports.paths import End, Path
+from cli.reports.table import Cell
 from proto.findings import DoctorRequest, Expected, Finding, Findings
 from proto.objects import Pod, Service, ServicePort
 from proto.probes import Judgement, Listener, ProbeAnswer, ProbeHop, ProbeResult, ServiceChoice
@@ -264,3 +265,19 @@ def test_a_connection_is_well_when_nothing_is_found_and_nothing_ends_it() -> Non
     report = diagnosis(DoctorRequest(kind="connection", destination="shop/b"), [], (), 0)
     assert of_connection(report, (path(),)).well
     assert not of_connection(report, (path().reported(ProbeResult(refused="no")),)).well
+
+
+def test_a_page_says_who_chose_and_which_way() -> None:
+    """Of a Service with one backend, by the stack: no chance, and no model that no program took."""
+    choice = ServiceChoice(backends=((B.address, 8080),), count=1, affinity_seconds=60)
+    one = path(End(name="", address=VIRTUAL)).reported(ProbeResult(service=choice))
+    (one,) = paths.of_backends(one, {B.address: B})
+    out = hop("leaves", "stack", frame=b"f", device="eth0", model="host-gw")
+    one = one.reported(ProbeResult(hops=(out,))).reported(ProbeResult(hops=THERE, listener=LISTENS))
+    said = [str(row[3].text if isinstance(row[3], Cell) else row[3]) for row in paths.tables((one,))[0].rows]
+    assert said == [
+        "10.96.0.9:80 is a Service's: its only backend, the same for 60 s",
+        "by eth0",
+        "a socket listens",
+        "no route",
+    ]
