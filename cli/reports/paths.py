@@ -159,7 +159,7 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
             return self._to("here")
         if self.destination.node in ("", self.source.node):
             where = f"{last.device or 'no route'}{f' to {last.next_hop}' if last.next_hop else ''}"
-            return self._ended(f"it leaves the mesh by the stack of node {self.source.node}: {where}", leaves=True)
+            return self._ended(f"it leaves the pods' network at node {self.source.node}: {where}", leaves=True)
         return self._to("there") if last.frame else self._stuck(last)
 
     def _arrived(self, last: ProbeHop) -> Path:

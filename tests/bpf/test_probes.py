@@ -242,7 +242,7 @@ def test_service_without_endpoint(nodes: dict[int, TestedNode]) -> None:
 def test_beyond_the_mesh_the_stack_takes_it(nodes: dict[int, TestedNode]) -> None:
     found = follow(nodes, path(nodes[1].address("a", 4), underlay(2)))
     assert (found.leaves, found.well) == (True, True)
-    assert "leaves the mesh" in found.ends
+    assert "leaves the pods' network" in found.ends
     assert found.hops[0].hop.outcome == "stack"
 
 

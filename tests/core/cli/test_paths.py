@@ -131,7 +131,7 @@ def test_beyond_the_mesh_is_no_fault() -> None:
     out = msgspec.structs.replace(hop("leaves", "stack", device="eth0"), next_hop=ip_address("172.30.0.1"))
     one = path(world).reported(ProbeResult(hops=(out,)))
     assert (one.well, one.leaves) == (True, True)
-    assert one.ends == "it leaves the mesh by the stack of node n1: eth0 to 172.30.0.1"
+    assert one.ends == "it leaves the pods' network at node n1: eth0 to 172.30.0.1"
 
 
 def test_each_backend_has_a_path_of_its_own() -> None:
