@@ -133,8 +133,6 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
 
     def reported(self, result: ProbeResult) -> Path:
         """The path with what a node said."""
-        if result.refused:
-            return self._ended(result.refused)
         if result.service is not None:
             return self._ended(_without_backend(result.service), choice=result.service)
         asked = self.question()
@@ -147,32 +145,38 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
         for one in new:
             if one.hop.outcome == "dropped":
                 return heard._ended(_dropped(one))
-        return heard._onwards(new[-1].hop) if new else heard._ended(f"node {node} did not say what becomes of it")
+            if one.hop.way == "arrives" and one.hop.outcome != "delivered":
+                return heard._stuck(one)
+        if result.refused:
+            return heard._ended(result.refused)
+        return heard._onwards(new[-1]) if new else heard._ended(f"node {node} did not say what becomes of it")
 
-    def _onwards(self, last: ProbeHop) -> Path:
+    def _onwards(self, one: PathHop) -> Path:
         """After a hop that the packet passed."""
+        last = one.hop
         if self.stage in ("here", "back"):
-            return self._arrived(last)
+            return self._arrived(one)
         if self.stage == "there":
-            return self._to("back") if last.frame else self._stuck(last)
+            return self._to("back") if last.frame else self._stuck(one)
         if last.outcome == "delivered":
             return self._to("here")
-        if self.destination.node in ("", self.source.node):
-            where = f"{last.device or 'no route'}{f' to {last.next_hop}' if last.next_hop else ''}"
+        if not self.destination.node and last.device:
+            where = f"{last.device}{f' to {last.next_hop}' if last.next_hop else ''}"
             return self._ended(f"it leaves the pods' network at node {self.source.node}: {where}", leaves=True)
-        return self._to("there") if last.frame else self._stuck(last)
+        goes_on = self.destination.node not in ("", self.source.node) and last.frame
+        return self._to("there") if goes_on else self._stuck(one)
 
-    def _arrived(self, last: ProbeHop) -> Path:
-        if last.outcome != "delivered":
-            return self._stuck(last)
+    def _arrived(self, one: PathHop) -> Path:
+        if one.hop.outcome != "delivered":
+            return self._stuck(one)
         if self.listener is not None and not self.listener.listens:
             return self._ended(f"nothing listens on {protocol(self.protocol)} {self.port} in {self.destination.name}")
         return self._to("done")
 
-    def _stuck(self, last: ProbeHop) -> Path:
-        node = self.hops[-1].node
-        why = f"by {last.device}" if last.device else "which has no route"
-        return self._ended(f"the stack of node {node} takes it, {why}: it cannot be followed there")
+    def _stuck(self, one: PathHop) -> Path:
+        why = f"by {one.hop.device}" if one.hop.device else "which has no route"
+        who = "the stack of node" if one.hop.outcome == "stack" else "node"
+        return self._ended(f"{who} {one.node} takes it, {why}, and not to the pod: it cannot be followed there")
 
     def _to(self, stage: Stage) -> Path:
         return msgspec.structs.replace(self, stage=stage)

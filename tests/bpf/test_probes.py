@@ -246,6 +246,18 @@ def test_beyond_the_mesh_the_stack_takes_it(nodes: dict[int, TestedNode]) -> Non
     assert found.hops[0].hop.outcome == "stack"
 
 
+def test_a_pod_that_its_node_does_not_deliver_to(nodes: dict[int, TestedNode]) -> None:
+    """Its entry is missing in the map of local delivery: the packet arrives, and is the stack's."""
+    tables, address = nodes[2].datapath.tables, nodes[2].address("b", 4)
+    tables.endpoints.remove(at.AddressKey(address=address))
+    try:
+        found = follow(nodes, path(nodes[1].address("a", 4), address))
+    finally:
+        tables.endpoints.put(at.AddressKey(address=address), nodes[2].pods["b"].delivery())
+    assert "the stack of node n2 takes it" in found.ends
+    assert not found.well
+
+
 def test_a_pod_that_is_not_here(nodes: dict[int, TestedNode]) -> None:
     asked = path(nodes[2].address("a", 4), nodes[2].address("b", 4)).question()
     assert asked is not None

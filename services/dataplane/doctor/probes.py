@@ -55,6 +55,8 @@ from services.dataplane.settings import Settings
 
 IDLE = 30.0
 """Seconds that the programs of the dry run are kept after a question: a path takes several."""
+_LEADS = (rtnl.UNICAST, 2)
+"""RTN_UNICAST and RTN_LOCAL (include/uapi/linux/rtnetlink.h): by the others a packet goes nowhere."""
 _LEAST_FRAME = 34
 """Bytes of an Ethernet and an IPv4 header."""
 
@@ -246,14 +248,14 @@ def _uplink(node: Node, frame: bytes) -> tuple[int, bytes]:
 
 
 def route_to(address: Address) -> probes.Route | None:
-    """The route that the node's stack takes to an address; None without one, or with several next hops."""
+    """The route that the node's stack takes to an address, of several next hops none by number; None without one."""
     try:
         with Netlink() as netlink:
             seen = rtnl.parse_route(netlink.ask(rtnl.GETROUTE, rtnl.lookup_query(address)))
     except (NetlinkRefused, TimeoutError):
         return None
     hop = ip_address(seen.gateway) if seen.gateway else None
-    return probes.Route(link=seen.link, next_hop=hop, protocol=seen.protocol) if seen.link else None
+    return probes.Route(link=seen.link, next_hop=hop, protocol=seen.protocol) if seen.kind in _LEADS else None
 
 
 def listener_of(pod: LocalEndpoint, flow: probes.Flow) -> Listener | None:

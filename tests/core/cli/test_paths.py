@@ -82,6 +82,11 @@ def test_what_came_by_wireguard_is_decrypted_at_the_other_end() -> None:
         ([ProbeResult(hops=(hop("leaves", "dropped", reason="LINK_UNKNOWN"),))], "node n1 drops it: the pod's link"),
         ([ProbeResult(hops=(hop("leaves", "stack", device="am-vxlan"),))], "of node n1 takes it, by am-vxlan"),
         ([ProbeResult(hops=(hop("leaves", "stack"),))], "which has no route"),
+        (
+            [ProbeResult(hops=(OUT,)), ProbeResult(hops=(hop("arrives", "stack", device="lo"),), refused="no pod")],
+            "the stack of node n2 takes it, by lo, and not to the pod",
+        ),
+        ([ProbeResult(hops=(OUT,)), ProbeResult(hops=THERE[:1], refused="it is gone")], "it is gone"),
         ([ProbeResult(hops=(OUT,)), ProbeResult(hops=(hop("arrives", "dropped", reason="TUNNEL_PEER"),))], "node n2"),
         ([ProbeResult(hops=(OUT,)), ProbeResult(hops=(hop("arrives", "dropped"),))], "no program says why"),
         (
@@ -111,6 +116,20 @@ def test_how_a_path_ends(results: list[ProbeResult], ends: str) -> None:
     assert ends in one.ends
     assert (one.question(), one.well) == (None, False)
     assert paths.tables((one,))[0].rows or not one.hops
+
+
+@pytest.mark.parametrize(
+    ("destination", "device", "ends"),
+    [
+        (NEAR, "eth0", "the stack of node n1 takes it, by eth0, and not to the pod"),
+        (End(name="", address=ip_address("192.0.2.5")), "", "which has no route"),
+    ],
+)
+def test_what_the_stack_takes_is_not_always_on_its_way_out(destination: End, device: str, ends: str) -> None:
+    """To a pod of this very node, or without any route, it is a fault."""
+    one = path(destination).reported(ProbeResult(hops=(hop("leaves", "stack", frame=b"f", device=device),)))
+    assert ends in one.ends
+    assert not one.well
 
 
 def test_a_denial_names_policy_and_end() -> None:

@@ -60,7 +60,9 @@ class DryPacket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a packet goes: the interface by number, the next hop (None: the link itself), who made the route."""
+    """Where a packet goes: the interface by number (0: one of several), the next hop (None: the link itself), who made
+    the route.
+    """
 
     link: int
     next_hop: Address | None = None
@@ -247,7 +249,7 @@ def hop(
         outcome,
         judgements=judged,
         model=model,
-        device=devices.get(route.link, f"#{route.link}"),
+        device=devices.get(route.link, f"#{route.link}" if route.link else "one of several next hops"),
         next_hop=route.next_hop,
         outer_source=outer[0] if outer else None,
         outer_destination=outer[1] if outer else None,

@@ -172,6 +172,7 @@ def test_what_the_stack_takes_goes_by_its_own_route() -> None:
     given = DryPacket(action=0, frame=frame(), fib=fib(2, 9, "172.30.0.99"))
     assert hop(given, Route(link=2, next_hop=REMOTE)) == ("host-gw", "eth0", True)
     assert hop(given, Route(link=5)) == ("vxlan", "am-vxlan", False)
+    assert hop(given, Route(link=0)) == ("host-gw", "one of several next hops", True)
     assert hop(given, None) == ("", "", False)
 
 
