@@ -127,18 +127,22 @@ def pods(namespace: str, output: str) -> int:
 @click.option("--by", default="", metavar="COMMAND", help='How you reach a node, for --fix: "ssh root@{node}".')
 @click.option("--yes", is_flag=True, help="Agree to every command of --fix unseen.")
 @click.option("--watch", is_flag=True, help="Print findings of all agents' standing checks as they come and go.")
+@click.option("--family", type=click.Choice(["4", "6"]), help="Of a connection: follow packets of this family alone.")
 @_output
-def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, output: str) -> int:
+def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, family: str | None, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
     Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
     connection: SOURCE TARGET as `airmesh policy explain` takes them. Each agent looks at its own part: routes, rules of
     firewalls, neighbours, sockets, maps and objects. One that does not answer within six seconds is a finding itself.
 
-    With --fix, each fix that only removes or resets what its finding shows is shown and, when you agree, run on that
-    finding's node, by the command that you name with --by, and verified by another diagnosis; others are left to you.
+    Of a connection from a pod, a packet there and one back are followed through the programs of both nodes, which are
+    asked and send nothing; of a Service, to each endpoint (eight at most). Findings about others are left out.
 
-    Exit code 1 when anything is found.
+    With --fix, each fix that only removes or resets what its finding shows is shown and, when you agree, run on the
+    node by the command of --by, and verified by another diagnosis; others are left to you.
+
+    Exit code 1 when anything is found, or a packet of the connection does not arrive.
     """
     if watch and (target or fix):
         raise faults.Usage("--watch is of the whole mesh, and only looks", "give it neither TARGET nor --fix")
@@ -147,10 +151,10 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, 
     asked = doctor_report.question(*target)
     if asked is None:
         raise faults.Usage(f"{' '.join(target)!r} is nothing to look at", f"write {doctor_report.GRAMMAR}")
-    way = repair.check_way(by) if fix else ""
+    way, of_family = repair.check_way(by) if fix else "", int(family or 0)
 
     def diagnosis() -> doctor_report.Diagnosis:
-        return _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS), DOCTOR_SECONDS + 3)
+        return _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS, of_family), DOCTOR_SECONDS + 3)
 
     report = diagnosis()
     if fix:

@@ -1,6 +1,6 @@
 """Reads off the bus what each report is made of.
 
-The shell between `cli.link` and `cli.reports`: which buckets, which keys, which question. Order matters in one place:
+The shell between `cli.link` and `cli.reports`: which buckets, which keys, which question. Order matters in one index:
 frontiers are read before acknowledgements, so that a node that keeps up is never shown as lagging.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, bgp, dns, dns_pods, dns_tuning, micro, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, dns, dns_pods, dns_tuning, micro, pairs, paths, pods, policy, routes, trace
 from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
@@ -27,6 +27,7 @@ from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
 from proto.pairs import Pairs, PairsRequest
 from proto.policy import Ack, Frontier
+from proto.probes import MAX_PROBES, Probe, ProbeRequest
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
 from proto.subjects import (
@@ -135,7 +136,17 @@ async def addresses(link: Link) -> IpamState:
     return await link.ask(IPAM_SHOW, IpamShow(), IpamState)
 
 
-async def doctor(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
+async def doctor(link: Link, asked: DoctorRequest, seconds: float, family: int = 0) -> doctor_report.Diagnosis:
+    """What all agents find; of a connection, also each way of its packets (``family`` 0: of both). Raises Usage and
+    Declined when an end is nobody that packets could be followed to.
+    """
+    if asked.kind != "connection":
+        return await _found(link, asked, seconds)
+    found, ways = await asyncio.gather(_found(link, asked, seconds), followed(link, asked, family, seconds))
+    return doctor_report.of_connection(found, ways)
+
+
+async def _found(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
     """What all agents find. Those that should answer are the cluster's services, and the agents of each Node that have
     told something of it; ``seconds``: how long the slowest may take.
     """
@@ -155,6 +166,59 @@ async def doctor(link: Link, asked: DoctorRequest, seconds: float) -> doctor_rep
         for user, found, came in await link.findings(asked, expected, seconds)
     ]
     return doctor_report.diagnosis(asked, answers, expected, int(time.time()))
+
+
+async def followed(link: Link, asked: DoctorRequest, family: int, seconds: float) -> tuple[paths.Path, ...]:
+    """Each way that a connection's packets take. Raises as :func:`doctor`."""
+    endpoints = _honest(await _all(link, ENDPOINTS, Endpoint)).values()
+    ends = {one.address: paths.end_of(one) for one in endpoints}
+    sources, targets = paths.named(asked.source, ends.values()), paths.named(asked.destination, ends.values())
+    if not sources:
+        raise paths.no_source(asked.source, await _pod(link, asked.source))
+    service = None if targets else await _service(link, asked.destination)
+    if service is not None:
+        targets = paths.service_ends(service, asked.port, asked.protocol)
+    if not targets:
+        raise paths.no_target(asked.destination, await _pod(link, asked.destination))
+    ways = paths.between(sources, targets, asked.port, asked.protocol, family)
+    end = time.monotonic() + seconds
+    while any(one.question() for one in ways):
+        ways = await _asked_on(link, ways, end)
+        ways = tuple(part for one in ways for part in paths.of_backends(one, ends))
+    return ways
+
+
+async def _asked_on(link: Link, ways: tuple[paths.Path, ...], end: float) -> tuple[paths.Path, ...]:
+    """Each path one question further: every node is asked once, for all of its own."""
+    by_node: dict[str, list[tuple[int, Probe]]] = {}
+    for index, one in enumerate(ways):
+        if (question := one.question()) is not None:
+            by_node.setdefault(question[0], []).append((index, question[1]))
+    requests = [
+        ProbeRequest(node=node, probes=tuple(probe for _, probe in some[:MAX_PROBES])) for node, some in by_node.items()
+    ]
+    left = max(0.1, end - time.monotonic())
+    answers = await asyncio.gather(*(link.probe(request, left) for request in requests))
+    after = list(ways)
+    for some, request, answer in zip(by_node.values(), requests, answers, strict=True):
+        for number, (index, _) in enumerate(some):
+            after[index] = after[index].reported(paths.result_of(request.node, answer, number))
+    return tuple(after)
+
+
+async def _pod(link: Link, name: str) -> Pod | None:
+    """The Pod of a ``namespace/name``, on whichever node."""
+    namespace, _, pod = name.partition("/")
+    below = f"*.{encode_segment(namespace)}.{encode_segment(pod)}"
+    found = await _all(link, OBJECTS, Pod, f"{kind_prefix(KIND_OF[Pod])}.{below}") if pod else {}
+    return next(iter(found.values()), None)
+
+
+async def _service(link: Link, name: str) -> Service | None:
+    namespace, _, service = name.partition("/")
+    below = f"{encode_segment(namespace)}.{encode_segment(service)}"
+    found = await _all(link, OBJECTS, Service, f"{kind_prefix(KIND_OF[Service])}.{below}") if service else {}
+    return next(iter(found.values()), None)
 
 
 async def offered(link: Link, of_node: str = "") -> routes.Routes:

@@ -43,12 +43,13 @@ from chassis.secret import Secret
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
-from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
+from proto.codec import Malformed, UnknownVersion, decode, encode, encode_segment, open_sealed
 from proto.dns_pods import PodDnsReport, PodDnsRequest
 from proto.findings import DoctorRequest, Findings
 from proto.pairs import Pairs, PairsRequest
+from proto.probes import ProbeAnswer, ProbeRequest
 from proto.requests import Reply
-from proto.subjects import BGP, BGP_ROUTES, DNS_PODS, FINDINGS, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
+from proto.subjects import BGP, BGP_ROUTES, DNS_PODS, FINDINGS, JETSTREAM, PAIRS, PROBES, SPANS, Bucket, discovery_inbox
 from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -344,6 +345,13 @@ class Link:
     async def dns_pods(self, asked: PodDnsRequest) -> tuple[tuple[str, PodDnsReport], ...]:
         """Users and the pods' DNS that dataplane agents with their keys measured, likewise."""
         return await self._everyone(DNS_PODS, asked, PodDnsReport)
+
+    async def probe(self, asked: ProbeRequest, seconds: float) -> ProbeAnswer | None:
+        """What the dataplane agent of the node that is asked says; None when no answer within ``seconds`` is its."""
+        user, heard = f"dataplane-{encode_segment(asked.node)}", dict[str, bytes]()
+        async for whose, data in self._answers(PROBES, encode(asked), seconds, lambda: user not in heard):
+            heard[whose] = data
+        return _answer(ProbeAnswer, heard[user]) if user in heard else None
 
     async def findings(
         self, asked: DoctorRequest, expected: Collection[str], seconds: float

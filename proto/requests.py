@@ -20,6 +20,7 @@ from proto.findings import DoctorRequest, Findings
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.pairs import Pairs, PairsRequest
+from proto.probes import ProbeAnswer, ProbeRequest
 from proto.subjects import (
     BGP,
     BGP_CAPTURE,
@@ -36,6 +37,7 @@ from proto.subjects import (
     PAIRS,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
+    PROBES,
     SPANS,
 )
 from proto.traces import Spans, SpansRequest
@@ -196,5 +198,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     BGP_CAPTURE: (BgpCaptureRequest, BgpCapture),
     FINDINGS: (DoctorRequest, Findings),
     DNS_PODS: (PodDnsRequest, PodDnsReport),
+    PROBES: (ProbeRequest, ProbeAnswer),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

@@ -47,6 +47,8 @@ FINDINGS = "$SRV.FINDINGS"
 """Asked of all services as their discovery is, and answered by each for its part: ``proto.findings.DoctorRequest``."""
 DNS_PODS = "$SRV.DNS-PODS"
 """Asked of all dataplane agents likewise: ``proto.dns_pods.PodDnsRequest``."""
+PROBES = "$SRV.PROBES"
+"""Asked of all dataplane agents, and answered by one: ``proto.probes.ProbeRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -335,7 +337,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
-        discovered=(DNS_PODS, FINDINGS),
+        discovered=(DNS_PODS, FINDINGS, PROBES),
         publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(

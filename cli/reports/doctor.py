@@ -15,6 +15,8 @@ from typing import Literal
 import msgspec
 
 from cli.reports import policy
+from cli.reports.paths import Path, concerns, names_of
+from cli.reports.paths import tables as path_tables
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import ago
 from proto.codec import Malformed, decode_segment
@@ -27,6 +29,7 @@ from proto.findings import (
     Fix,
     Observed,
     node_name,
+    object_name,
 )
 from proto.subjects import role_of_user
 
@@ -72,7 +75,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """What `airmesh doctor` says."""
 
     well: bool
-    """Nothing was found."""
+    """Nothing was found, and no path of a connection ends before its time."""
     asked_at: int
     """Unix seconds of this machine."""
     asked: DoctorRequest
@@ -83,6 +86,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """Codes that were looked for."""
     unchecked: tuple[NotLooked, ...] = ()
     left_out: int = 0
+    paths: tuple[Path, ...] = ()
+    """Of a connection: each way of its packets, by family and backend."""
 
 
 Outcome = Literal["verified", "undone", "failed", "left"]
@@ -153,6 +158,22 @@ def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Colle
             for missed in answered[user].findings.unchecked
         ),
         left_out=sum(one.findings.left_out for one in answered.values()),
+    )
+
+
+def of_connection(report: Diagnosis, followed: Sequence[Path]) -> Diagnosis:
+    """A diagnosis of one connection: without findings about other nodes, pods and Services, with the paths of its
+    packets.
+    """
+    names, target = names_of(followed), report.asked.destination
+    if "/" in target:
+        names |= {object_name("Service", *target.split("/"))}
+    kept = tuple(cause for cause in report.causes if concerns(cause.finding, names))
+    return msgspec.structs.replace(
+        report,
+        causes=kept,
+        paths=tuple(one.shown() for one in followed),
+        well=not kept and all(one.well for one in followed),
     )
 
 
@@ -268,6 +289,7 @@ def tables(report: Diagnosis) -> tuple[Table, ...]:
     columns = ("what", "about", "node", "cause", "follow from it")
     shown = [Table(title=f"Causes ({len(rows)})", columns=columns, rows=rows, note=note, empty="nothing is wrong")]
     shown += [_evidence(cause, report.asked_at) for cause in report.causes]
+    shown += path_tables(report.paths)
     if report.unchecked:
         unlooked = tuple((one.agent, one.check, Cell(one.why, Tone.WARN)) for one in report.unchecked)
         shown.append(Table(title="Not looked at", columns=("agent", "check", "why"), rows=unlooked))

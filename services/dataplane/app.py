@@ -32,6 +32,7 @@ from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
+from services.dataplane.doctor.probes import start as start_probes
 from services.dataplane.doctor.resolvers import start as start_resolver_doctor
 from services.dataplane.doctor.retransmits import start as start_retransmit_doctor
 from services.dataplane.doctor.services import start as start_service_doctor
@@ -165,15 +166,25 @@ async def build(runtime: Runtime[Settings]) -> None:
         made.datapath.close()
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
-    _start(runtime, made, kernel, reaper, attacher)
+    peers = _start(runtime, made, kernel, reaper, attacher)
     measured = await start_dns(runtime, made.datapath.tables, made.registry)
     start_resolver_doctor(runtime, made.feed, made.registry, measured)
     start_retransmit_doctor(runtime, made.feed, made.registry)
+    await start_probes(
+        runtime,
+        made.datapath,
+        made.feed,
+        endpoints=made.registry,
+        history=made.enforcer.history,
+        endpoint_at=peers.endpoint_at,
+    )
     await start_cni(runtime, attacher, journal, made.priority)
 
 
-def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reaper: Reaper, attacher: Attacher) -> None:
-    """The loops of each folder."""
+def _start(
+    runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reaper: Reaper, attacher: Attacher
+) -> Peers:
+    """The loops of each folder; returns who knows whose an address is."""
     feed, registry, enforcer, admission = made.feed, made.registry, made.enforcer, made.admission
     tables, health = made.datapath.tables, runtime.health
     growth = Growth(made.datapath, kernel.thread, limits_of(runtime.settings), runtime.log)
@@ -216,13 +227,9 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
     start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
-    start_host_doctor(runtime, feed, tables, registry)
-    start_service_doctor(runtime, feed)
-    start_backlog_doctor(runtime, feed, registry)
-    start_throttling_doctor(runtime, feed, registry)
+    _start_doctors(runtime, made)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
-    start_doctor(runtime, feed, tables)
     start_monitor(
         runtime,
         tables,
@@ -232,6 +239,17 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         endpoint_at=peers.endpoint_at,
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
     )
+    return peers
+
+
+def _start_doctors(runtime: Runtime[Settings], made: _Made) -> None:
+    """What the agent looks at when it is asked what is wrong."""
+    feed, tables, registry = made.feed, made.datapath.tables, made.registry
+    start_host_doctor(runtime, feed, tables, registry)
+    start_service_doctor(runtime, feed)
+    start_backlog_doctor(runtime, feed, registry)
+    start_throttling_doctor(runtime, feed, registry)
+    start_doctor(runtime, feed, tables)
 
 
 def _start_endpoints(

@@ -3017,6 +3017,20 @@ DATAPATH = (
         new="        for number in strangers:\n",
         tests=("tests/bpf/test_dns_agent.py",),
     ),
+    Mutant(
+        name="a-dry-run-changes-live-maps",
+        file="services/dataplane/datapath/programs.py",
+        old="{**self.tables.descriptors, **own}",
+        new="{**own, **self.tables.descriptors}",
+        tests=("tests/bpf/test_probes.py::test_nothing_of_a_probe_is_left",),
+    ),
+    Mutant(
+        name="a-dry-run-keeps-its-flows",
+        file="services/dataplane/doctor/dry_run.py",
+        old="        for spec in (m.FLOWS, m.BUDGETS):\n",
+        new="        for spec in (m.BUDGETS,):\n",
+        tests=("tests/bpf/test_probes.py",),
+    ),
 )
 
 DNS = (
@@ -3217,6 +3231,13 @@ CLI = (
         old="    if asked.nodes and node not in asked.nodes:\n",
         new="    if not asked.nodes and node in asked.nodes:\n",
         tests=("tests/core/kit/test_pairs.py",),
+    ),
+    Mutant(
+        name="a-backend-is-a-service-again",
+        file="cli/reports/paths.py",
+        old=" or path.service or path.ends",
+        new=" or path.ends",
+        tests=("tests/core/cli/test_paths.py",),
     ),
 )
 

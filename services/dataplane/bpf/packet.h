@@ -145,6 +145,7 @@ AM_INLINE struct am_packet *am_scratch_packet(void)
 	return p;
 }
 _Static_assert(sizeof(struct am_work) <= sizeof(struct am_scratch), "core/layout.py says how large");
+_Static_assert(__builtin_offsetof(struct am_work, fib) == AM_WORK_FIB, "core/layout.py says where");
 
 /* The room around such a packet. Nothing in it has a value yet. */
 AM_INLINE struct am_work *am_work_of(const struct am_packet *p)

@@ -91,6 +91,7 @@ def _constants() -> list[str]:
         "AM_SCOPE_BITS": pl.SCOPE_BITS,
         "AM_ADDRESS_BITS": 128,
         "AM_CIDR_BITS": pl.CIDR_BITS,
+        "AM_WORK_FIB": at.WORK_FIB,
         "AM_MAX_EXPIRED": at.MAX_EXPIRED,
         "AM_FRAGMENTS_EACH": at.FRAGMENTS_EACH,
         "AM_FRAGMENT_SENDERS": at.FRAGMENT_SENDERS,

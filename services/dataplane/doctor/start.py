@@ -34,6 +34,8 @@ _TABLES = (
     ("udp", nodeports.UDP, _UNCONNECTED),
     ("udp6", nodeports.UDP, _UNCONNECTED),
 )
+_LOOPBACKS = ("7F", "0" * 24 + "01000000")
+"""How addresses of 127.0.0.0/8 and ::1 end there: words in the machine's order."""
 REACHED_BY = (10250, 22, 9)
 """TCP ports by which a node is known to answer: a refusal is an answer."""
 
@@ -130,15 +132,20 @@ def _of_version(addresses: Iterable[Address], version: int) -> Address | None:
     return next((one for one in addresses if one.version == version), None)
 
 
-def listeners(wanted: set[nodeports.PortKey]) -> Mapping[nodeports.PortKey, nodeports.Listener]:
-    """Sockets of this network namespace that have one of these ports and wait for whoever comes."""
+def listeners(wanted: set[nodeports.PortKey], family: int = 0) -> Mapping[nodeports.PortKey, nodeports.Listener]:
+    """Sockets of this network namespace that have one of these ports and wait for whoever comes;
+    with a ``family``, only those that its packets reach from elsewhere.
+    """
     inodes: dict[nodeports.PortKey, int] = {}
     for table, protocol, state in _TABLES:
+        if family == 6 and not table.endswith("6"):
+            continue
         with suppress(OSError):
             for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
                 parts = line.split()
-                key = protocol, int(parts[1].rpartition(":")[2], 16)
-                if key in wanted and parts[3] == state:
+                address, _, port = parts[1].rpartition(":")
+                key = protocol, int(port, 16)
+                if key in wanted and parts[3] == state and not (family and address.endswith(_LOOPBACKS)):
                     inodes.setdefault(key, int(parts[9]))
     owners = _owners(set(inodes.values())) if inodes else {}
     return {

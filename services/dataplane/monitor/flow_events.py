@@ -57,7 +57,7 @@ class FlowEvents:
         """Publishes a batch."""
         now = time.monotonic()
         if now - self._named_at > NAMES_SECONDS:
-            self._names, self._named_at = self._names_now(), now
+            self._names, self._named_at = names_now(self._feed, self._local, self._endpoint_at), now
         self._names = self._with_newcomers(self._names, events)
         interpreter = Interpreter(
             node=self._feed.node,
@@ -70,15 +70,6 @@ class FlowEvents:
             if missed is not None:
                 self._bus.publish(flow_subject(self._subject, verdict_of(event)), interpreter.read(event, missed))
 
-    def _names_now(self) -> Names:
-        return Names(
-            endpoint_at=self._endpoint_at,
-            namespace_of=self._namespace_of,
-            nodes=nodes_at(self._feed.all_of(Node)),
-            by_endpoint=self._by_endpoint(),
-            interfaces=_interfaces(),
-        )
-
     def _with_newcomers(self, names: Names, events: list[Event]) -> Names:
         """The names with pods that came since they were gathered. A number that is nobody's even now is kept as one, so
         that who sends many of it costs one look.
@@ -89,16 +80,29 @@ class FlowEvents:
             return names
         return replace(
             names,
-            by_endpoint={**dict.fromkeys(endpoints, ""), **names.by_endpoint, **self._by_endpoint()},
+            by_endpoint={**dict.fromkeys(endpoints, ""), **names.by_endpoint, **_by_endpoint(self._local)},
             interfaces={**{one: f"#{one}" for one in interfaces}, **names.interfaces, **_interfaces()},
         )
 
-    def _by_endpoint(self) -> dict[int, str]:
-        return {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()}
 
-    def _namespace_of(self, identity: int) -> str | None:
-        entry = self._feed.identities.entries.get(identity_key(identity))
+def names_now(feed: Feed, endpoints: LocalEndpoints, endpoint_at: Callable[[Address], Endpoint | None]) -> Names:
+    """Names as they are known at this moment."""
+
+    def namespace_of(identity: int) -> str | None:
+        entry = feed.identities.entries.get(identity_key(identity))
         return entry.value.namespace if entry is not None and isinstance(entry.value, IdentityRecord) else None
+
+    return Names(
+        endpoint_at=endpoint_at,
+        namespace_of=namespace_of,
+        nodes=nodes_at(feed.all_of(Node)),
+        by_endpoint=_by_endpoint(endpoints),
+        interfaces=_interfaces(),
+    )
+
+
+def _by_endpoint(endpoints: LocalEndpoints) -> dict[int, str]:
+    return {one.index: f"{one.first.namespace}/{one.first.pod}" for one in endpoints.up.values()}
 
 
 def _interfaces() -> dict[int, str]:

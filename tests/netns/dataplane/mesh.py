@@ -323,12 +323,15 @@ class Listener:
             self._socket = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         self._socket.setblocking(False)
 
-    def answer(self) -> None:
+    def answer(self) -> bool:
+        """Whether there was a connection to answer."""
         with suppress(BlockingIOError):
             connection, peer = self._socket.accept()
             connection.setblocking(True)
             connection.sendall(peer[0].removeprefix("::ffff:").encode() + b"\n")
             connection.close()
+            return True
+        return False
 
     def close(self) -> None:
         self._socket.close()

@@ -43,6 +43,8 @@ REPLY_MARK = 0x0A150001
 would take the reply for something new and masquerade it."""
 SENT_MARK = 0x0A150003
 """Mark of a packet that a program has judged and sends out of the node: ``to_wire`` lets it pass and takes it off."""
+WORK_FIB = 648
+"""Where in :class:`Scratch` the kernel's last answer of a route stands: ``struct bpf_fib_lookup`` (packet.h)."""
 MAX_EXPIRED = 32
 """Conntrack entries that one run of the collecting program takes."""
 FRAGMENTS_EACH = 128

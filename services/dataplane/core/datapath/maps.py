@@ -166,6 +166,12 @@ MAPS: tuple[MapSpec, ...] = (
 PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS, DNS_PODS))
 """Maps that may grow and hold what the programs remember: a copy of one is brought up to date after the switch."""
 
+PACKETS_CHANGE: tuple[MapSpec, ...] = (
+    FLOWS, BUDGETS, RECENT, PEERS, FRAGMENTS, EVENTS, METRICS, THROTTLES, NEXT_HOPS, SCRATCH, REFUSED, AFFINITIES,
+    SLOTTED, SENT, REVERSES, NATS, NAT_RECENT, CLIENTS, OUTWARD, DNS_PODS, DNS_ROOM,
+)  # fmt: skip
+"""Every map in which a packet leaves something: whoever runs programs on a packet that is none has these apart."""
+
 RECORDS: tuple[type[Record], ...] = (
     *dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None),
     at.Event,

@@ -12,13 +12,20 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 import pytest
 
+from cli import gather
+from cli.faults import Declined
+from cli.link import Link
+from cli.reports.paths import Path
+from cli.settings import BusSettings
 from linux import bpf
+from proto.findings import DoctorRequest
 from proto.flow import FlowEvent
 from proto.objects import (
     EndpointPort,
@@ -395,3 +402,53 @@ def test_the_kernel_knows_which_interfaces_bring_others(node: Mesh) -> None:
         wait_for("what nobody asked for to be taken back", lambda: reported() == wanted)
     finally:
         os.close(descriptor)
+
+
+def paths_of(node: Mesh, source: RunningPod, target: RunningPod, port: int) -> tuple[Path, ...]:
+    """As `airmesh doctor` follows a connection."""
+    settings = BusSettings(url=node.nats.url, seed_file=node.nats.seeds / "cli.seed")
+    ends = f"shop/{source.pod.name}", f"shop/{target.pod.name}"
+    asked = DoctorRequest(kind="connection", source=ends[0], destination=ends[1], port=port)
+
+    async def ask() -> tuple[Path, ...]:
+        async with Link(settings) as link:
+            return await gather.followed(link, asked, 0, 60.0)
+
+    return asyncio.run(ask())
+
+
+def test_the_doctor_follows_a_connection_and_leaves_nothing_of_it(node: Mesh) -> None:
+    """The agent's own answer: allowed, then denied by a policy that it names; no packet reached the pod."""
+    source, target = node.pod("asks", patience=60), node.pod("asked", patience=60)
+    server = Listener(target.netns, 8080)
+
+    def followed() -> tuple[Path, ...]:
+        found: tuple[Path, ...] = ()
+        with suppress(Declined):  # an endpoint is published after its pod has started
+            found = paths_of(node, source, target, 8080)
+        judged = [said for one in found for hop in one.hops for said in hop.hop.judgements]
+        return found if len(found) == 2 and judged and all(said.peer for said in judged) else ()
+
+    paths = wait_for("both pods to be known", followed)
+    assert [(str(one.source.address), one.ends) for one in paths] == [(source.four, ""), (source.six, "")]
+    for one in paths:
+        judged = [said for hop in one.hops for said in hop.hop.judgements]
+        assert [(said.direction, said.reason, said.subject, said.peer) for said in judged] == [
+            ("egress", "FORWARDED", "shop/asks", "shop/asked"),
+            ("ingress", "FORWARDED", "shop/asked", "shop/asks"),
+            ("egress", "REPLY", "shop/asked", "shop/asks"),
+            ("ingress", "REPLY", "shop/asks", "shop/asked"),
+        ]
+        assert one.listener is not None
+        assert one.listener.listens
+    policy = deny_ingress("asked", "asked")
+    node.put(policy)
+
+    def denied() -> bool:
+        return all("POLICY_DENIED" in one.ends for one in paths_of(node, source, target, 8080))
+
+    wait_for("the policy to be seen", denied)
+    assert paths_of(node, source, target, 8080)[0].hops[-1].hop.judgements[-1].policies == ("shop/asked",)
+    assert not server.answer(), "no packet came"
+    server.close()
+    node.delete(policy)
