@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.faults import Complaint, Declined, Usage
-from cli.install import accounts, jobs, names, secrets
+from cli.install import accounts, jobs, names, rollout, secrets
 from cli.install import render as manifests
 from cli.install.kinds import Object, ref
 from cli.install.run import Cluster, Say
@@ -118,7 +118,7 @@ class Rotation:
         for holder in own:
             if holder.host is not None:
                 made = jobs.renew(holder.host, image, settings, about, at_once=at_once)
-                work[holder.name] = self._begun(made, left.get(holder.host.name, ()))
+                work[holder.name] = self._begun(made, left.get(holder.host.name, ()), at_once=at_once)
         late = self._each(work, self._cluster.until_done)
         for name, one in work.items():
             if name not in late:
@@ -133,11 +133,15 @@ class Rotation:
             found.setdefault(one["spec"]["template"]["spec"]["nodeName"], []).append(one)
         return found
 
-    def _begun(self, made: Object, left: Iterable[Object]) -> Object:
-        """The Job of a node that runs from now on, or does already; others of the node end."""
+    def _begun(self, made: Object, left: Iterable[Object], *, at_once: bool) -> Object:
+        """The Job of a node that runs from now on, or does already; others of the node end. One that is done counts but
+        where keys were stolen: these may be what it has made.
+        """
         begun = None
         for one in left:
-            if begun is None and jobs.does_the_same(one, made):
+            stale = at_once and rollout.progress(one).done
+            if begun is None and not stale and jobs.does_the_same(one, made):
+                self._say(f"node {one['spec']['template']['spec']['nodeName']}: a rotation was begun, and goes on")
                 begun = one
             else:
                 self._cluster.api.delete(ref(one))
