@@ -104,13 +104,14 @@ MOST = {"keys": 1, "authority": 1, "signer": 3}
 
 
 def worth(made: list[str]) -> Iterator[int]:
-    """After which changes a run is to be killed: all but those of plain objects in a row, of which one stands for all.
-    The last is left out: all is done by then.
+    """After which changes a run is to be killed: all but those of plain objects, of which one stands for all, and what
+    is cleared away, of which the first Job does. The last is left out: all is done by then.
     """
-    for number, change in enumerate(made[:-1], 1):
+    cleared = next(number for number, change in enumerate(made) if change.startswith("DELETE") and "/jobs" in change)
+    for number, change in enumerate(made[:-1]):
         plain = not any(f"/{kind}" in change for kind in ("secrets", "jobs", "statefulsets", "deployments/cluster"))
-        if not plain or number == len(made) // 2:
-            yield number
+        if number in (cleared, len(made) // 2) or not (plain or change.startswith("DELETE")):
+            yield number + 1
 
 
 @pytest.mark.slow
