@@ -333,7 +333,7 @@ class Group:
     def take(self, name: str, limit: int) -> Batch:
         """What to send to the peer next, of at most ``limit`` changes. It counts as sent."""
         reader = self._readers[name]
-        self._turn(reader)
+        self._advance(reader)
         if reader.at < len(reader.backlog):
             entries, start = reader.backlog, reader.at
             stop = reader.at = min(start + limit, len(entries))
@@ -346,7 +346,7 @@ class Group:
             reader.cursor = self._base + stop
         return self._batch(name, entries, start, stop) if start < stop else EMPTY
 
-    def _turn(self, reader: Reader) -> None:
+    def _advance(self, reader: Reader) -> None:
         """When a peer has read its backlog, what comes before the log is that, and all again when it has read both."""
         if reader.at < len(reader.backlog):
             return
