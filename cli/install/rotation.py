@@ -81,7 +81,7 @@ def objects_with_own_bus(cluster: Cluster, otherwise: str) -> tuple[Object, ...]
     return past[-1].objects
 
 
-def _unrenewed(there: Mapping[str, Object], wanted: Sequence[Holder]) -> list[Holder]:
+def unserved(there: Mapping[str, Object], wanted: Sequence[Holder]) -> list[Holder]:
     """Holders that a rotation which was interrupted has not served to the end; all of them where none was."""
     known = [holder for holder in wanted if holder.secret in there]
     begun = [holder for holder in known if accounts.is_replaced(there[holder.secret])]
@@ -113,7 +113,7 @@ class Rotation:
         own = [holder for holder in wanted if holder.host is not None and not secrets.seeded(there, [holder.host])]
         late = self._renew_on_nodes(own, at_once=at_once)
         others = [holder for holder in wanted if holder not in own]
-        late |= self._replace(others if at_once else _unrenewed(there, others), at_once=at_once)
+        late |= self._replace(others if at_once else unserved(there, others), at_once=at_once)
         if late:
             first = next(iter(late.values()))
             state = "have no new keys yet" if at_once else "keep their old keys beside new ones"

@@ -3552,6 +3552,20 @@ BGP_NODE = (
         tests=("tests/core/routing/bgp/test_rib_parts.py",),
     ),
     Mutant(
+        name="who-was-served-gets-a-third-key",
+        file="cli/install/rotation.py",
+        old="if begun and holder not in begun and",
+        new="if not begun and holder not in begun and",
+        tests=("tests/core/cli/install/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-signer-that-ended-leaves-nothing-to-do",
+        file="cli/install/accounts.py",
+        old="resolvers=said.resolvers, left=left)",
+        new="resolvers=said.resolvers)",
+        tests=("tests/core/cli/install/test_accounts.py",),
+    ),
+    Mutant(
         name="bgp-peers-that-part-are-sent-what-the-other-lacks",
         file="services/routing/core/bgp/rib/groups.py",
         old="                reader.folded.entries()  #",
