@@ -22,7 +22,7 @@ from tests.shell.cli.install.test_keys import Kubelets, airmesh, keys_in_secrets
 __all__ = ["kubelets", "servers"]
 
 INSTALL = ("install", "--uplinks", "eth0", "--pool", "10.244.0.0/16", "--timeout", "120")
-AGENTS = ("dataplane-n1", "routing-n1", "routing-n2", "ipam")
+AGENTS = ("ipam", *(f"{role}-{node}" for role in ("dataplane", "routing") for node in NODES))
 
 
 def came_back(agents: list[Connection], times: int) -> bool:
