@@ -18,6 +18,7 @@ from cli.install import names
 from tests.shell.cli.install.conftest import APPS, BATCH, NODES, World
 from tests.shell.cli.install.test_install import CORE, data, image
 from tests.shell.cli.install.test_keys import Kubelets, airmesh, keys_in_secrets, kubelets, servers, until
+from tests.shell.cli.install.test_signer import is_let_in
 
 __all__ = ["kubelets", "servers"]
 
@@ -74,7 +75,7 @@ class Rotations:
         assert kept(self.world) == before, at
         for user, file in seeds.items():
             if file.read_bytes() != self.kubelets.seed(user).read_bytes():
-                assert not await self.kubelets.is_let_in(user, file), (at, user)
+                assert not await is_let_in(self.kubelets, user, file), (at, user)
 
     async def _run(self, when: int) -> bool:
         return bool(await self._current(asyncio.to_thread(self.world.killed, when, self.file, *self.arguments)))
