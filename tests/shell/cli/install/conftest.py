@@ -49,7 +49,7 @@ class World:
     order: list[str] = field(default_factory=list)
     """Workloads in the order in which they came to run."""
 
-    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 240) -> Output:
+    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 900) -> Output:
         with self.command(*arguments, user=user) as running:
             out, err = running.communicate(timeout=timeout)
         assert "Traceback" not in out + err, err
@@ -61,7 +61,7 @@ class World:
         whether it came so far. ``file`` gets a line for each change.
         """
         with self.command(*arguments, program=("tests.shell.cli.install.killed", str(when), str(file))) as running:
-            _, said = running.communicate(timeout=240)
+            _, said = running.communicate(timeout=900)
         assert running.returncode in (-signal.SIGKILL, 0, 1), said
         return running.returncode == -signal.SIGKILL
 
