@@ -78,8 +78,8 @@ fuzz-corefiles: setup ## 10,000 generated Corefiles lose nothing; a real CoreDNS
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow
 
-test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over (about 5 minutes)
-	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py tests/shell/cli/install/test_authority.py tests/shell/cli/install/test_signer.py -m "slow or not slow"
+test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over, commands killed anywhere (about 20 minutes)
+	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py tests/shell/cli/install/test_authority.py tests/shell/cli/install/test_signer.py tests/shell/cli/install/test_killed.py -m "slow or not slow"
 
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants

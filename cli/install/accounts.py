@@ -14,7 +14,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -52,12 +52,18 @@ MOST = 100
 """Accounts in one Secret: 300 kB of 1 MiB."""
 
 
+Left = Literal["", "servers", "nodes"]
+"""`servers`: they start without the former signers, whose accounts end; `nodes`: these get keys after that, too."""
+
+
 class Signing(msgspec.Struct, frozen=True, kw_only=True):
     """Who signs for nodes, and who handed over accounts before."""
 
     numbers: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)] = (1,)
     resolvers: dict[str, int] = msgspec.field(default_factory=dict)
     """Public keys of former ones, and when each was signed (Unix time)."""
+    left: Left = ""
+    """What the run that ended the former signers has not done yet."""
 
 
 def missing_operator(there: Mapping[str, Any]) -> Iterator[Object]:
@@ -132,12 +138,18 @@ def with_next_signer(there: Mapping[str, Any]) -> Object:
     return secrets.secret(names.OPERATOR, {**texts, SIGNING: _written(Signing(numbers=numbers, resolvers=resolvers))})
 
 
-def with_signer_alone(there: Mapping[str, Any]) -> Object:
-    """The operator's Secret with the present signer alone; former resolvers have ended."""
+def left_of_rotation(there: Mapping[str, Any]) -> Left:
+    """What a rotation of the signer has still to do once the former ones have ended."""
+    return _signing(there).left
+
+
+def with_signer_alone(there: Mapping[str, Any], left: Left) -> Object:
+    """The operator's Secret with the present signer alone; former resolvers have ended. ``left``: as
+    :func:`left_of_rotation`.
+    """
     texts, said = secrets.texts_of(there[names.OPERATOR]), _signing(there)
-    return secrets.secret(
-        names.OPERATOR, {**texts, SIGNING: _written(Signing(numbers=said.numbers[-1:], resolvers=said.resolvers))}
-    )
+    alone = Signing(numbers=said.numbers[-1:], resolvers=said.resolvers, left=left)
+    return secrets.secret(names.OPERATOR, {**texts, SIGNING: _written(alone)})
 
 
 def of_former_signers(there: Mapping[str, Any], hosts: Iterable[Host]) -> list[str]:
@@ -195,6 +207,17 @@ def renewed_key(found: Mapping[str, Any], keys: Iterable[Key], by: Issuer) -> Ob
 def is_replaced(found: Mapping[str, Any]) -> bool:
     """Whether a Secret's keys are being replaced: those before are good, too."""
     return bool(_since(found))
+
+
+def renewed(there: Mapping[str, Any], hosts: Iterable[Host]) -> list[Host]:
+    """Nodes that have, in a Secret, keys by the present signer, and no others that are good."""
+    by, found = issuer(there), []
+    for host in secrets.seeded(there, hosts):
+        keys = [key for key in secrets.keys([host]) if key.node]
+        users = [(secrets.identity(there, key), key) for key in keys]
+        if not is_replaced(there[keys[0].secret]) and all(_is_signed(u.jwt, u.public, by, key) for u, key in users):
+            found.append(host)
+    return found
 
 
 def with_texts(found: Mapping[str, Any], texts: Mapping[str, str], since: Mapping[str, int]) -> Object:

@@ -99,8 +99,11 @@ class BusAccounts:
         return work
 
     def _clear_left(self) -> None:
-        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
-            self._clear(one["metadata"]["name"])
+        work = self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}")
+        # The Secret is made first, and goes last: it may be there alone.
+        left = {one["metadata"]["name"] for one in work} | {one for one in secrets_of(self._api) if _is_work(one)}
+        for name in sorted(left):
+            self._clear(name)
 
     def _clear(self, name: str) -> None:
         self._api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
@@ -112,5 +115,12 @@ class BusAccounts:
         return next((text for text in said if text), "")
 
 
+_PREFIX = f"airmesh-{jobs.ACCOUNTS}-"
+
+
 def _new_name() -> str:
-    return f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
+    return f"{_PREFIX}{names.digest(str(time.time_ns()))}"
+
+
+def _is_work(secret: str) -> bool:
+    return secret.startswith(_PREFIX)

@@ -1,8 +1,9 @@
 """`airmesh keys rotate`: new keys for users of the bus, beside the old ones until these are out of use.
 
 Each step is written down before the next: a Secret with a new key says that the one before is good, too; once no agent
-is connected by an old key, the Secret says so no more, and the bus gets the account that ends it. So a run that was
-interrupted, or whose node did not answer, is taken up by the next one, which makes no third key.
+is connected by an old key, the bus gets the account that ends it, and the Secret says so no more. So a run that was
+interrupted, or whose node did not answer, is taken up by the next one, which makes no third key: of those whose turn it
+is, one whose key is no older than those that are being replaced has been served.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.faults import Complaint, Declined, Usage
-from cli.install import accounts, jobs, names, secrets
+from cli.install import accounts, jobs, names, rollout, secrets
 from cli.install import render as manifests
 from cli.install.kinds import Object, ref
 from cli.install.run import Cluster, Say
@@ -80,6 +81,19 @@ def objects_with_own_bus(cluster: Cluster, otherwise: str) -> tuple[Object, ...]
     return past[-1].objects
 
 
+def unserved(there: Mapping[str, Object], wanted: Sequence[Holder]) -> list[Holder]:
+    """Holders that a rotation which was interrupted has not served to the end; all of them where none was."""
+    known = [holder for holder in wanted if holder.secret in there]
+    begun = [holder for holder in known if accounts.is_replaced(there[holder.secret])]
+    since = min((accounts.issued(there, key) for holder in begun for key in holder.keys), default=0)
+    served = [
+        holder
+        for holder in known
+        if begun and holder not in begun and all(accounts.issued(there, key) >= since for key in holder.keys)
+    ]
+    return [holder for holder in wanted if holder not in served]
+
+
 class Rotation:
     """Of some holders' keys, in a cluster whose bus is our own."""
 
@@ -98,7 +112,8 @@ class Rotation:
         there = self._cluster.secrets()
         own = [holder for holder in wanted if holder.host is not None and not secrets.seeded(there, [holder.host])]
         late = self._renew_on_nodes(own, at_once=at_once)
-        late |= self._replace([holder for holder in wanted if holder not in own], at_once=at_once)
+        others = [holder for holder in wanted if holder not in own]
+        late |= self._replace(others if at_once else unserved(there, others), at_once=at_once)
         if late:
             first = next(iter(late.values()))
             state = "have no new keys yet" if at_once else "keep their old keys beside new ones"
@@ -118,7 +133,7 @@ class Rotation:
         for holder in own:
             if holder.host is not None:
                 made = jobs.renew(holder.host, image, settings, about, at_once=at_once)
-                work[holder.name] = self._begun(made, left.get(holder.host.name, ()))
+                work[holder.name] = self._begun(made, left.get(holder.host.name, ()), at_once=at_once)
         late = self._each(work, self._cluster.until_done)
         for name, one in work.items():
             if name not in late:
@@ -133,11 +148,15 @@ class Rotation:
             found.setdefault(one["spec"]["template"]["spec"]["nodeName"], []).append(one)
         return found
 
-    def _begun(self, made: Object, left: Iterable[Object]) -> Object:
-        """The Job of a node that runs from now on, or does already; others of the node end."""
+    def _begun(self, made: Object, left: Iterable[Object], *, at_once: bool) -> Object:
+        """The Job of a node that runs from now on, or does already; others of the node end. One that is done counts but
+        where keys were stolen: these may be what it has made.
+        """
         begun = None
         for one in left:
-            if begun is None and jobs.does_the_same(one, made):
+            stale = at_once and rollout.progress(one).done
+            if begun is None and not stale and jobs.does_the_same(one, made):
+                self._say(f"node {one['spec']['template']['spec']['nodeName']}: a rotation was begun, and goes on")
                 begun = one
             else:
                 self._cluster.api.delete(ref(one))
@@ -208,13 +227,14 @@ class Rotation:
         self._say(f"{sum(len(holder.keys) for holder in wanted)} keys, each good beside the one before")
 
     def _end_old(self, ended: Sequence[Holder]) -> None:
-        """What was signed before is void: first the Secrets say so, then the bus is given accounts that do."""
+        """What was signed before is void: first the bus is given accounts that say so, then the Secrets do. A run that
+        is killed in between is not over, and the next one ends it.
+        """
         if not ended:
             return
         there = self._cluster.secrets()
-        for holder in ended:
-            self._cluster.api.apply(accounts.with_texts(there[holder.secret], {}, {}))
-        there = self._cluster.secrets()
+        alone = [accounts.with_texts(there[holder.secret], {}, {}) for holder in ended]
+        there |= {one["metadata"]["name"]: one for one in alone}
         by, hosts = accounts.issuer(there), [holder.host for holder in ended if holder.host is not None]
         given = [jwt for host in hosts for jwt in accounts.of_host(there, host, by)]
         if len(hosts) < len(ended):
@@ -222,4 +242,6 @@ class Rotation:
             # A server that starts with an empty store is to know them, too.
             self._cluster.api.apply(accounts.bus_config(there, self._cluster.servers(), by))
         self._cluster.bus.hand_over(self._objects, given)
+        for one in alone:
+            self._cluster.api.apply(one)
         self._say(f"{', '.join(holder.name for holder in ended)}: old keys are void")

@@ -3,7 +3,7 @@
 Whoever took over a pod of `cluster` has both, and may be anybody on the bus. A server trusts another signer only from
 a start on, so servers start again twice, one at a time: trusting both, then the new one alone. Between the two each
 node's agents get keys that the new one has signed. How far a run came stands in the operator's Secret, and the next one
-goes on from there.
+goes on from there; a node whose keys are in a Secret gets no third ones.
 """
 
 from __future__ import annotations
@@ -29,21 +29,29 @@ class SignerRotation:
         have no new keys in time: unless ``at_once``, both signers are trusted then, and the next run goes on.
         """
         there = self._cluster.secrets()
-        if accounts.signers(there)[1:]:
+        left = accounts.left_of_rotation(there)
+        if left or accounts.signers(there)[1:]:
             self._say("a rotation of the signer was begun, and goes on")
         else:
             self._cluster.api.apply(accounts.with_next_signer(there))
-        if at_once:
-            self._end()
+        if at_once or left == "nodes":
+            self._end("nodes")
+            self._renew_nodes(at_once=True)
         else:
-            self._start_again()
-        nodes = holders(self._cluster.hosts(), [host.name for host in self._cluster.hosts()], (), everyone=False)
-        Rotation(self._cluster, self._say).rotate(nodes, at_once=at_once)
-        if not at_once:
-            self._end()
+            if not left:
+                self._start_again()
+                self._renew_nodes(at_once=False)
+            self._end("servers")
+        self._cluster.api.apply(accounts.with_signer_alone(self._cluster.secrets(), ""))
 
-    def _end(self) -> None:
-        self._cluster.api.apply(accounts.with_signer_alone(self._cluster.secrets()))
+    def _renew_nodes(self, *, at_once: bool) -> None:
+        there, hosts = self._cluster.secrets(), self._cluster.hosts()
+        done = accounts.renewed(there, hosts) if not at_once else ()
+        nodes = holders(hosts, [host.name for host in hosts], (), everyone=False)
+        Rotation(self._cluster, self._say).rotate([one for one in nodes if one.host not in done], at_once=at_once)
+
+    def _end(self, left: accounts.Left) -> None:
+        self._cluster.api.apply(accounts.with_signer_alone(self._cluster.secrets(), left))
         self._start_again()
         given = accounts.of_former_signers(self._cluster.secrets(), self._cluster.hosts())
         self._cluster.bus.hand_over(self._objects, given)

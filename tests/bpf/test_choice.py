@@ -148,6 +148,22 @@ class TestInTheMiddle:
             assert str(later) == "redirect"
             assert sent(later).split(" > ")[1] == first.split(" > ")[1]
 
+    def test_in_a_name_by_which_its_backend_does_not_know_it(self, keyed: World, version: int) -> None:
+        """Elsewhere a pod met the other node's address, with a port that nobody here knows; here it meets the client's
+        own. So the backend has no such connection, and resets it: the choice alone carries no flow of TCP over.
+        """
+        n, served, ports = Names(version), backends(version, 16), set[int]()
+        serve(keyed, f"{n.vip}:80", *served, flags=ServiceFlag.FOREIGN)
+        middle = packet(f"tcp {n.client}:30000 > {n.vip}:80", flags=ACK)
+        for _ in range(4):
+            source = sent(keyed.from_wire(middle)).split()[1]
+            assert split(source)[0] == n.node.strip("[]")
+            ports.add(split(source)[1])
+            forget_flows(keyed)
+        assert len(ports) > 1, "drawn by each node"
+        serve(keyed, f"{n.vip}:80", f"{n.pod}:8080", flags=ServiceFlag.FOREIGN)
+        assert sent(keyed.from_wire(middle)) == f"tcp {n.client}:30000 > {n.pod}:8080"
+
     def test_policy_judges_it_as_a_first_packet(self, keyed: World, version: int) -> None:
         n = Names(version)
         serve(keyed, f"{n.vip}:80", f"{n.pod}:8080", flags=ServiceFlag.FOREIGN)

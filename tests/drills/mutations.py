@@ -1610,8 +1610,8 @@ BGP = (
     Mutant(
         name="a-refresh-forgets-what-is-to-be-taken-back",
         file="services/routing/core/bgp/rib/groups.py",
-        old="Again(known, owed)",
-        new="Again(self.out, {})",
+        old="reader.again and reader.cursor == self._base + len(self._log)",
+        new="reader.again",
         tests=("tests/core/routing/bgp/test_rib_tables.py::test_a_peer_that_asks_is_sent_all_again",),
     ),
     Mutant(
@@ -1625,10 +1625,10 @@ BGP = (
     ),
     Mutant(
         name="what-a-slow-peer-has-is-what-came-last",
-        file="services/routing/core/bgp/rib/groups.py",
-        old="(owed[prefix][0] if prefix in owed else was, now)",
-        new="(was, now)",
-        tests=("tests/core/routing/bgp/test_rib_states.py",),
+        file="services/routing/core/bgp/rib/entries.py",
+        old="changes[prefix] = prefix, before[1], now",
+        new="changes[prefix] = entry",
+        tests=("tests/core/routing/bgp/test_rib_tables.py",),
     ),
     Mutant(
         name="a-filter-outbids-graceful-shutdown",
@@ -3578,6 +3578,34 @@ BGP_NODE = (
         old="        found = [name for name in other._readers if not other.owes(name)]\n",
         new="        found = list(other._readers)\n",
         tests=("tests/core/routing/bgp/test_rib_parts.py",),
+    ),
+    Mutant(
+        name="who-was-served-gets-a-third-key",
+        file="cli/install/rotation.py",
+        old="if begun and holder not in begun and",
+        new="if not begun and holder not in begun and",
+        tests=("tests/core/cli/install/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-signer-that-ended-leaves-nothing-to-do",
+        file="cli/install/accounts.py",
+        old="resolvers=said.resolvers, left=left)",
+        new="resolvers=said.resolvers)",
+        tests=("tests/core/cli/install/test_accounts.py",),
+    ),
+    Mutant(
+        name="bgp-peers-that-part-are-sent-what-the-other-lacks",
+        file="services/routing/core/bgp/rib/groups.py",
+        old="                reader.folded.entries()  #",
+        new="                pass  #",
+        tests=("tests/core/routing/bgp/test_rib_tables.py",),
+    ),
+    Mutant(
+        name="bgp-a-log-is-folded-at-once",
+        file="services/routing/core/bgp/rib/groups.py",
+        old="            left -= len(some)\n",
+        new="",
+        tests=("tests/core/routing/bgp/test_rib_tables.py",),
     ),
     Mutant(
         name="bgp-a-late-loops-keepalive-is-not-captured",

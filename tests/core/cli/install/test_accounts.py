@@ -15,7 +15,7 @@ from chassis.bus.nats_jwt import SHARED_CONNECTIONS, Issuer, NodeIssuer, claims_
 from chassis.secret import Secret
 from cli.faults import Declined, Usage
 from cli.install import accounts, bootstrap, names, requirements, secrets
-from cli.install.rotation import holders
+from cli.install.rotation import holders, unserved
 from cli.install.secrets import Host
 from proto.subjects import role_of_user
 from services.cluster.accounts import Expected, missing
@@ -208,6 +208,46 @@ def test_a_new_key_is_good_beside_the_old_one_and_is_made_once(there: Secrets) -
     for key, jwt in zip(keys, accounts.of_host(there, host, by), strict=True):
         (since,) = claims_of(jwt)["nats"]["revocations"].values()
         assert old[key.entry] <= since < accounts.issued(there, key)
+
+
+def replaced(there: Secrets, name: str) -> None:
+    """Its keys, as a rotation that goes on has them."""
+    keys = [key for key in secrets.keys(HOSTS) if key.secret == name]
+    there[name] = accounts.renewed_key(there[name], keys, accounts.issuer(there))
+
+
+def test_of_a_rotation_that_was_interrupted_those_are_left_that_it_has_not_served(there: Secrets) -> None:
+    wanted = holders(HOSTS, ("n1", "n3"), ("ipam",), everyone=False)
+    one, other, service = (holder.secret for holder in wanted)
+
+    def left() -> list[str]:
+        return [holder.secret for holder in unserved(there, wanted)]
+
+    assert left() == [one, other, service], "none was begun"
+    replaced(there, one)
+    assert left() == [one, other, service], "it was killed before it came to the others"
+    replaced(there, other)
+    there[one] = accounts.with_texts(there[one], {}, {})
+    assert left() == [other, service], "the first one's old keys are void"
+    there[other] = accounts.with_texts(there[other], {}, {})
+    assert left() == [one, other, service], "that was all: another one begins"
+    assert [holder.secret for holder in unserved({}, wanted)] == [one, other, service], "who has no keys is told so"
+
+
+def test_of_a_rotation_of_the_signer_nodes_are_left_that_have_no_keys_by_it(there: Secrets) -> None:
+    assert accounts.renewed(there, HOSTS) == list(HOSTS)
+    there[names.OPERATOR] = accounts.with_next_signer(there)
+    assert (accounts.signers(there), accounts.renewed(there, HOSTS)) == ((1, 2), [])
+    name = names.node_secret("n1")
+    replaced(there, name)
+    assert accounts.renewed(there, HOSTS) == [], "its old keys are good, too"
+    there[name] = accounts.with_texts(there[name], {}, {})
+    assert accounts.renewed(there, HOSTS) == [HOSTS[0]]
+    assert accounts.renewed(there, [replace(HOSTS[0], admitted=True)]) == [], "what a node has made is not seen here"
+    there[names.OPERATOR] = accounts.with_signer_alone(there, "servers")
+    assert (accounts.signers(there), accounts.left_of_rotation(there)) == ((2,), "servers")
+    there[names.OPERATOR] = accounts.with_signer_alone(there, "")
+    assert accounts.left_of_rotation(there) == ""
 
 
 def test_of_a_node_that_is_gone_nobody_is_let_in(there: Secrets) -> None:

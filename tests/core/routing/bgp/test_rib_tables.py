@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 
 import pytest
 
-from services.routing.core.bgp.peers import TableSettings
-from services.routing.core.bgp.rib.groups import LOG_PER_PREFIX, LONG_LOG
+from services.routing.core.bgp.peers import Action, FilterRule, MatchOperator, TableSettings
+from services.routing.core.bgp.rib.entries import Entry, Folded
+from services.routing.core.bgp.rib.groups import FOLDED_AT_ONCE, LOG_PER_PREFIX, LONG_LOG
 from services.routing.core.bgp.rib.neighbors import Completed
 from services.routing.core.bgp.values import Attributes, Prefix, Reachable, Unreachable, Update
 from tests.core.routing.bgp.rib_speaker import NODE, OURS, V4, V6, Speaker, attributes, prefix
@@ -286,7 +288,7 @@ def test_a_peer_that_asks_is_sent_all_again() -> None:
     one.learn("tor-a", R, A)
     one.decide()
     one.tables.refresh_requested("tor-b", V4)
-    assert one.drain("tor-b") == ([f"-{P}", f"+{Q}", f"+{R}"], [Completed.REFRESH])
+    assert one.drain("tor-b") == ([f"-{P}", f"+{R}", f"+{Q}", f"+{R}"], [Completed.REFRESH])
     one.tables.refresh_requested("tor-b", V4)
     written, completed = one.drain("tor-b")
     assert (sorted(written), completed) == ([f"+{Q}", f"+{R}"], [Completed.REFRESH])
@@ -416,6 +418,74 @@ def test_a_peer_that_does_not_read_costs_no_more_than_the_table(sends_paths: boo
     assert written <= 3 * 500
     assert view == {(sent, number): what for sent, number, what in one.tables.sent("rr", V4)}
     assert {what.communities for what in view.values()} == {(5,)}
+
+
+def test_what_peers_lack_that_do_not_read_is_folded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve of them, each at a place of its own, while routes flap: a round folds no more than it may."""
+    at_once: list[int] = []
+    add = Folded.add
+
+    def counting(self: Folded, entries: Sequence[Entry]) -> None:
+        at_once[-1] += len(entries)
+        add(self, entries)
+
+    monkeypatch.setattr(Folded, "add", counting)
+    one = two_switches()
+    clients = [f"node-{number}" for number in range(12)]
+    for number, name in enumerate(clients):
+        one.up(name, OURS, f"10.0.1.{number}", client=True, cluster_id=NODE, keep_next_hop=True)
+    views: dict[str, dict[tuple[Prefix, int], Attributes]] = {name: {} for name in clients}
+    prefixes = tuple(bytes((24, 20, number >> 8, number & 0xFF)) for number in range(1500))
+    logs = one.tables._loc[V4].groups.values()
+    longest = 0
+    for flap in range(24):
+        what = replace(B, med=flap) if flap % 2 == 0 else None
+        gone = () if what else (Unreachable(family=V4, prefixes=prefixes),)
+        come = (Reachable(family=V4, attributes=what, prefixes=prefixes),) if what else ()
+        one.tables.update("tor-b", Update(unreachable=gone, reachable=come))
+        while one.tables.undecided:
+            at_once.append(0)
+            one.tables.decide(500)
+            longest = max(longest, *(len(group._log) for group in logs))
+        if flap < len(clients):
+            read(one, clients[flap], views[clients[flap]])
+        one.drain("tor-a")
+        one.drain("tor-b")
+    assert max(at_once) == FOLDED_AT_ONCE, "they are far behind"
+    assert longest <= 2 * LOG_PER_PREFIX * len(prefixes) + 500
+    for name in clients:
+        read(one, name, views[name])
+        assert views[name] == {}, "all is gone"
+
+
+def test_peers_of_a_group_that_is_split_lack_the_same_and_then_each_its_own() -> None:
+    one = two_switches()
+    clients = ("node-1", "node-2")
+    for number, name in enumerate(clients):
+        one.up(name, OURS, f"10.0.1.{number}", client=True, cluster_id=NODE, keep_next_hop=True)
+    views: dict[str, dict[tuple[Prefix, int], Attributes]] = {name: {} for name in clients}
+    tens, twenties = ([f"{first}.{n // 256}.{n % 256}.0/24" for n in range(1200)] for first in (10, 20))
+
+    def flap(texts: list[str]) -> None:
+        for number in range(9):
+            one.learn("tor-b", texts, replace(B, med=number))
+            one.decide()
+            one.drain("tor-a")
+
+    one.learn("tor-b", [*tens, *twenties], B)
+    one.decide()
+    for name in clients:
+        read(one, name, views[name])
+    flap(tens)
+    none = FilterRule(action=Action.REJECT, family=V4, network=ip_network("10.0.0.0/8"), operator=MatchOperator.IN)
+    shared = TableSettings(client=True, cluster_id=NODE, keep_next_hop=True)
+    one.tables.settings_changed("node-2", replace(shared, exports=(none,)))
+    one.decide()
+    flap(twenties)
+    for name, count in zip(clients, (2400, 1200), strict=True):
+        read(one, name, views[name])
+        assert views[name] == {(sent, number): what for sent, number, what in one.tables.sent(name, V4)}
+        assert len(views[name]) == count
 
 
 def read(one: Speaker, name: str, view: dict[tuple[Prefix, int], Attributes]) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,15 +49,24 @@ class World:
     order: list[str] = field(default_factory=list)
     """Workloads in the order in which they came to run."""
 
-    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 240) -> Output:
+    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 900) -> Output:
         with self.command(*arguments, user=user) as running:
             out, err = running.communicate(timeout=timeout)
         assert "Traceback" not in out + err, err
         assert "fault of this program" not in err, err
         return Output(running.returncode, out, err)
 
-    def command(self, *arguments: str, user: str = "admin") -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "cli", *arguments, "--kubeconfig", str(self.kube.kubeconfig(user))]
+    def killed(self, when: int | str, file: Path, *arguments: str) -> bool:
+        """Run a command that is killed after so many changes, or after the first one whose path has this in it;
+        whether it came so far. ``file`` gets a line for each change.
+        """
+        with self.command(*arguments, program=("tests.shell.cli.install.killed", str(when), str(file))) as running:
+            _, said = running.communicate(timeout=900)
+        assert running.returncode in (-signal.SIGKILL, 0, 1), said
+        return running.returncode == -signal.SIGKILL
+
+    def command(self, *arguments: str, user: str = "admin", program: Sequence[str] = ("cli",)) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", *program, *arguments, "--kubeconfig", str(self.kube.kubeconfig(user))]
         env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
         return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

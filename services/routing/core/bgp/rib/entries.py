@@ -5,7 +5,7 @@ A whole table is made into entries as they are read, since all of them at once t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -57,13 +57,52 @@ class Everything(Sequence[Entry]):
 class Again(Everything):
     """All that a peer has, as entries that send it again."""
 
-    def __init__(self, known: Mapping[Prefix, Paths], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
-        """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
-        super().__init__(known)
-        self._owed = owed
-
     def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
-        return prefix, unknown(paths), self._owed[prefix][1] if prefix in self._owed else paths
+        return prefix, unknown(paths), paths
+
+
+class Folded:
+    """Changes that some peers lack, one for each prefix: what it had before the first, and what it has now.
+
+    Peers that lack the same share them until one of them begins to read. Then they are as they are, and what the others
+    lack besides is added to a copy.
+
+    Args:
+        known: Changes that these ones follow.
+    """
+
+    def __init__(self, known: Folded | None = None) -> None:
+        self._changes: dict[Prefix, Entry] = dict(known._changes) if known is not None else {}
+        self._entries: list[Entry] | None = None
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    @property
+    def is_read(self) -> bool:
+        """Nothing more may be added."""
+        return self._entries is not None
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """These changes follow; a prefix that came and went meanwhile is none. Raises ValueError when they are read."""
+        if self.is_read:
+            raise ValueError("Changes that are read take no more: add them to a copy.")
+        changes = self._changes
+        for entry in entries:
+            prefix, _, now = entry
+            before = changes.get(prefix)
+            if before is None:
+                changes[prefix] = entry
+            elif before[1] or now:
+                changes[prefix] = prefix, before[1], now
+            else:
+                del changes[prefix]
+
+    def entries(self) -> Sequence[Entry]:
+        """All of them, in the order in which the prefixes changed first; the same object for all who ask."""
+        if self._entries is None:
+            self._entries = list(self._changes.values())
+        return self._entries
 
 
 def unknown(paths: Paths) -> Paths:

@@ -2,10 +2,11 @@
 
 The group has one table of what is to be sent, and a log of its changes: what there was, and what there is now. A peer
 of the group is a position in that log. So a change costs one entry however many peers there are, and what a peer has is
-known exactly: the first entry of a prefix after its position says it. A peer that joins or wants all again first reads
-a backlog of its own, or one that all share who join at the same time. A peer that is too far behind has the changes
-that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the table, however long a
-peer does not read.
+known exactly: the first entry of a prefix after its position says it. A peer that joins first reads a backlog that all
+share who join at the same time; one that wants all again reads that when it has all changes. A peer that is too far
+behind has the changes that it lacks folded, a single one for each prefix, and reads them before the log. They are
+folded as the log grows, a bounded number at a time. So the log is bounded by the table, however long a peer does not
+read.
 
 Peers that get other settings take their positions along: the group, or a part that is split from it, gets the settings,
 and what a revision of all prefixes then changes is in its log. A group that was whole under the same settings takes
@@ -22,11 +23,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding, elsewhere
-from services.routing.core.bgp.rib.entries import NOTHING, Again, Entry, Everything, Paths, Sent
+from services.routing.core.bgp.rib.entries import NOTHING, Again, Entry, Everything, Folded, Paths, Sent
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
 from services.routing.core.bgp.rib.paths import OWN, Path
 from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
@@ -40,6 +41,8 @@ LONG_LOG = 1024
 """From here on the log is cut."""
 LOG_PER_PREFIX = 2
 """Entries of the log for each prefix of the table; a peer that lacks more has them folded."""
+FOLDED_AT_ONCE = 4096
+"""Entries that are folded in one round, for all peers together."""
 SHARED_BATCHES = 16
 """Batches that are remembered for peers that read the same next."""
 
@@ -62,9 +65,13 @@ class Reader:
     cursor: int
     """Number of the next entry of the log."""
     backlog: Sequence[Entry] = ()
-    """To be read before the log."""
+    """To be read first."""
     at: int = 0
     """How much of the backlog was read."""
+    folded: Folded | None = None
+    """To be read after the backlog and before the log."""
+    again: bool = False
+    """All is to be sent again, after all of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,29 +231,39 @@ class Group:
         """A round of revisions is over: forget what was worked out for it, and cut the log."""
         self._outcomes.clear()
         self._shared.clear()
-        if len(self._log) < LONG_LOG:
-            return
-        self._cut(min((reader.cursor for reader in self._readers.values()), default=self._base + len(self._log)))
-        if len(self._log) > LOG_PER_PREFIX * max(len(self.out), LONG_LOG):
+        if len(self._log) >= LONG_LOG:
             self._fold()
+            self._cut()
 
-    def _cut(self, least: int) -> None:
+    @property
+    def _most_logged(self) -> int:
+        return LOG_PER_PREFIX * max(len(self.out), LONG_LOG)
+
+    @property
+    def is_full(self) -> bool:
+        """Peers have to catch up, or what they lack has to be folded by :meth:`settle`, before anything is revised."""
+        return len(self._log) > 2 * self._most_logged
+
+    def _cut(self) -> None:
+        least = min((reader.cursor for reader in self._readers.values()), default=self._base + len(self._log))
         if least - self._base >= LONG_LOG // 2:
             del self._log[: least - self._base]
             self._base = least
 
     def _fold(self) -> None:
-        """Give each peer that is behind the changes that it lacks, and begin the log again."""
-        end = self._base + len(self._log)
-        folded: dict[tuple[int, int, int], Sequence[Entry]] = {}
-        for reader in self._readers.values():
-            if reader.cursor < end:
-                where = (id(reader.backlog), reader.at, reader.cursor)
-                if where not in folded:
-                    folded[where] = self._owed(reader)
-                reader.backlog, reader.at, reader.cursor = folded[where], 0, end
-        self._log.clear()
-        self._base = end
+        """Fold what peers lack that are too far behind: from the oldest entry on, once for peers with one position."""
+        until, left = self._base + len(self._log) - self._most_logged, FOLDED_AT_ONCE
+        while left > 0 and (far := [reader for reader in self._readers.values() if reader.cursor < until]):
+            first = min(far, key=attrgetter("cursor"))
+            start, folded = first.cursor - self._base, first.folded
+            some = self._log[start : start + min(left, until - first.cursor)]
+            left -= len(some)
+            alike = [reader for reader in far if reader.cursor == first.cursor and reader.folded is folded]
+            if folded is None or folded.is_read:
+                folded = Folded(folded)
+            folded.add(some)
+            for reader in alike:
+                reader.cursor, reader.folded = reader.cursor + len(some), folded
 
     # Who is sent it.
 
@@ -270,6 +287,9 @@ class Group:
         found.out, found._log, found._base = dict(self.out), list(self._log), self._base
         found._common, found.whole_after = self._common, self.whole_after
         found._readers = {name: self._readers.pop(name) for name in names}
+        for reader in found._readers.values():
+            if reader.folded is not None:
+                reader.folded.entries()  # peers of this group, which have the same, are not to lack what those lack
         return found
 
     def take_over(self, other: Group) -> list[str]:
@@ -281,29 +301,19 @@ class Group:
         return found
 
     def again(self, name: str) -> None:
-        """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
-        reader = self._readers[name]
-        owed = {prefix: (was, now) for prefix, was, now in self._owed(reader)}
-        known = {**self.out, **{prefix: was for prefix, (was, _) in owed.items()}} if owed else self.out
-        reader.backlog = Again(known, owed)
-        reader.at, reader.cursor = 0, self._base + len(self._log)
+        """Send the peer all again, after what it has not been sent yet (RFC 2918)."""
+        self._readers[name].again = True
 
     def _everything(self) -> Sequence[Entry]:
         if self._all is None:
             self._all = Everything(self.out)
         return self._all
 
-    def _owed(self, reader: Reader) -> tuple[Entry, ...]:
-        """The changes that the peer lacks, one for each prefix."""
-        owed: dict[Prefix, tuple[Paths, Paths]] = {}
-        for prefix, was, now in (*reader.backlog[reader.at :], *self._log[reader.cursor - self._base :]):
-            owed[prefix] = (owed[prefix][0] if prefix in owed else was, now)
-        return tuple((prefix, was, now) for prefix, (was, now) in owed.items())
-
     def owes(self, name: str) -> bool:
         """Something is to be sent to the peer."""
         reader = self._readers[name]
-        return reader.at < len(reader.backlog) or reader.cursor < self._base + len(self._log)
+        behind = reader.at < len(reader.backlog) or reader.cursor < self._base + len(self._log)
+        return behind or bool(reader.folded) or reader.again
 
     def sent(
         self, name: str, prefixes: Collection[Prefix] | None = None
@@ -323,6 +333,7 @@ class Group:
     def take(self, name: str, limit: int) -> Batch:
         """What to send to the peer next, of at most ``limit`` changes. It counts as sent."""
         reader = self._readers[name]
+        self._advance(reader)
         if reader.at < len(reader.backlog):
             entries, start = reader.backlog, reader.at
             stop = reader.at = min(start + limit, len(entries))
@@ -334,6 +345,15 @@ class Group:
             stop = min(start + limit, len(entries))
             reader.cursor = self._base + stop
         return self._batch(name, entries, start, stop) if start < stop else EMPTY
+
+    def _advance(self, reader: Reader) -> None:
+        """When a peer has read its backlog, what comes before the log is that, and all again when it has read both."""
+        if reader.at < len(reader.backlog):
+            return
+        if reader.folded is not None:
+            reader.backlog, reader.at, reader.folded = reader.folded.entries(), 0, None
+        elif reader.again and reader.cursor == self._base + len(self._log):
+            reader.backlog, reader.at, reader.again = Again(self.out), 0, False
 
     def _release(self) -> None:
         """Forget the backlog that peers shared, when nobody reads it any more."""

@@ -115,12 +115,16 @@ class LocRib:
         return len(part)
 
     def decide(self, limit: int) -> list[Change]:
-        """Decide at most ``limit`` marked prefixes, in the order in which they were marked."""
+        """Decide at most ``limit`` marked prefixes, in the order in which they were marked; none while a group's log
+        has to be folded first.
+        """
         if self.deferred:
             return []
         changes: list[Change] = []
         groups = (*self.groups.values(), *self._changing)
         selected, family = self.selected, self.family
+        if any(group.is_full for group in groups):
+            limit = 0
         for paths, prefixes in self._runs(limit).items():
             after = self._chosen(paths)
             new = selected.keys().isdisjoint(prefixes)  # as nearly all where a table comes first
