@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp bench-dns check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -133,7 +133,10 @@ compose-test: images compose-setup ## it comes up, every fault of an overlay com
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
 	$(PYTHON) -m bench.models
-	@$(MAKE) --no-print-directory bench-bgp
+	@$(MAKE) --no-print-directory bench-bgp bench-dns
+
+bench-dns: setup ## lookups of a pod beside kubeadm's CoreDNS and NodeLocal DNSCache, before and after tuning (about 15 minutes)
+	$(PYTHON) -m bench.dns
 
 bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory, 500 clients of a reflector (about 10 minutes)
 	$(PYTHON) -m bench.bgp
