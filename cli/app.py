@@ -18,9 +18,10 @@ import click
 import msgspec
 from click.shell_completion import get_completion_class
 
-from cli import faults, gather, repair, show, streams
+from cli import faults, gather, ndots, repair, show, streams
 from cli.faults import Complaint, Exit
 from cli.install import commands as installation
+from cli.install.commands import cluster_options
 from cli.link import Link
 from cli.reports import agents, dns_tuning
 from cli.reports import bgp as bgp_report
@@ -34,6 +35,7 @@ from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
 from cli.reports import trace as trace_report
+from cli.reports.dns_ndots import PREFIX
 from cli.reports.table import Table, json_text
 from cli.settings import load
 from proto.bgp import BgpRoutesRequest, RoutesTable
@@ -67,7 +69,7 @@ _span = click.option(
 def airmesh() -> None:
     """See what a mesh is doing, and why.
 
-    Speaks only NATS, but for install, upgrade, uninstall, check and keys, which speak to the Kubernetes API:
+    Speaks only NATS, but for install, upgrade, uninstall, check, keys and dns apply ndots, which speak to Kubernetes:
     AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
     eval "$(airmesh lab env)" sets both.
 
@@ -341,29 +343,39 @@ def dns(context: click.Context, output: str) -> int:
 @_output
 def dns_plan(output: str) -> int:
     """What is tuned, what is proposed on which evidence, and how the latest change goes."""
-    state = _ask(gather.tuning)
+    state = _ask(gather.dns_plan)
     _show(state, dns_tuning.tables(state), output)
     return Exit.WELL
 
 
 @dns.command("apply")
 @click.argument("name")
-def dns_apply(name: str) -> int:
+@cluster_options
+def dns_apply(name: str, kubeconfig: str, context: str) -> int:
     """Apply a proposal: it is written, judged for a minute, and kept or taken back.
 
-    NAME is one of `airmesh dns plan`.
+    NAME is one of `airmesh dns plan`. "ndots/NAMESPACE" labels the namespace, by your kubeconfig: pods that are made in
+    it from then on get fewer dots by a MutatingAdmissionPolicy (Kubernetes 1.36); a pod's own dnsConfig goes before it.
     """
+    if name.startswith(PREFIX):
+        click.echo(ndots.asked(ndots.apply, name, kubeconfig, context))
+        return Exit.WELL
     click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("apply", name))))
     return Exit.WELL
 
 
 @dns.command("revert")
 @click.argument("name", default="")
-def dns_revert(name: str) -> int:
+@cluster_options
+def dns_revert(name: str, kubeconfig: str, context: str) -> int:
     """Take the latest change of the Corefile back, or what a proposal NAME has set.
 
-    What was taken back is not proposed again for a day.
+    What was taken back is not proposed again for a day, but for "ndots/NAMESPACE", which takes out the label that
+    `airmesh dns apply` has set.
     """
+    if name.startswith(PREFIX):
+        click.echo(ndots.asked(ndots.revert, name, kubeconfig, context))
+        return Exit.WELL
     click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("revert", name))))
     return Exit.WELL
 

@@ -1,0 +1,114 @@
+"""Sets `ndots` of a namespace's pods as the person who asks may: a policy of admission, and the namespace's label.
+
+The mesh itself gets no right to change namespaces: both go through the person's own kubeconfig. The label is a field of
+our own manager, so a person's label is never written over, and taking ours back leaves theirs.
+
+Source: kubernetes.io/docs/reference/access-authn-authz/mutating-admission-policy; server-side apply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import yaml
+
+from cli.faults import Declined, Usage
+from cli.install.kinds import Object
+from cli.install.kubernetes import Kubernetes, Refusal
+from cli.install.render import FOLDER
+from cli.reports.dns_ndots import FEWER, PREFIX
+
+LABEL = "airmesh.io/ndots"
+"""On a Namespace or a Pod: the option `ndots` of pods' resolv.conf, 0 to 15."""
+MANAGER = "airmesh-dns-ndots"
+"""Field manager of the label."""
+_GROUP = "/apis/admissionregistration.k8s.io/v1"
+_PLURALS = {
+    "MutatingAdmissionPolicy": "mutatingadmissionpolicies",
+    "MutatingAdmissionPolicyBinding": "mutatingadmissionpolicybindings",
+}
+
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def asked(act: Callable[[Kubernetes, str], str], name: str, kubeconfig: str, context: str) -> str:
+    """:func:`apply` or :func:`revert` by the name of a proposal, and what it came to. Raises Complaints."""
+    namespace = name.removeprefix(PREFIX)
+    if not _NAMESPACE.fullmatch(namespace):
+        raise Usage(f"{namespace!r} is no name of a namespace", f"write it as {PREFIX}NAMESPACE")
+    try:
+        with Kubernetes(kubeconfig, context) as api:
+            return act(api, namespace)
+    except Refusal as refusal:
+        raise refusal.complaint(name) from refusal
+
+
+def policies() -> tuple[Object, ...]:
+    """The policy and its bindings."""
+    loaded: tuple[Any, ...] = tuple(yaml.safe_load_all((FOLDER / "ndots.yaml").read_text()))
+    return loaded
+
+
+def path_of(policy: Object) -> str:
+    """Of one of :func:`policies`, in the API."""
+    return f"{_GROUP}/{_PLURALS[policy['kind']]}/{policy['metadata']['name']}"
+
+
+def apply(api: Kubernetes, namespace: str) -> str:
+    """Pods that are made in the namespace from now on get fewer dots. Raises Declined, and ``Refusal``."""
+    for one in policies():
+        try:
+            _applied(api, path_of(one), one, force=True)
+        except Refusal as refusal:
+            if refusal.status == 404:
+                raise Declined(
+                    "this cluster's API server has no MutatingAdmissionPolicy of admissionregistration.k8s.io/v1",
+                    "upgrade it to Kubernetes 1.36, or set dnsConfig.options ndots in the pods' templates",
+                ) from None
+            raise
+    _label(api, namespace, {LABEL: str(FEWER)})
+    return (
+        f"pods made in {namespace} from now on have ndots:{FEWER}, unless their dnsConfig says another; restart those "
+        f"that run (kubectl -n {namespace} rollout restart deployment), then see airmesh dns report -n {namespace}"
+    )
+
+
+def revert(api: Kubernetes, namespace: str) -> str:
+    """What :func:`apply` did to the namespace is gone; the policy does nothing without a label. Raises Declined."""
+    _label(api, namespace, {})
+    return f"pods made in {namespace} from now on have the kubelet's ndots; those that run keep theirs until a restart"
+
+
+def _label(api: Kubernetes, namespace: str, labels: dict[str, str]) -> None:
+    path = f"/api/v1/namespaces/{namespace}"
+    try:
+        found = api.call("GET", path)
+        present = (found["metadata"].get("labels") or {}).get(LABEL)
+        if not labels and (present is None or not _is_ours(found)):
+            said = "has no such label" if present is None else f"was labelled {LABEL}={present} by somebody else"
+            raise Declined(f"nothing to take back: the namespace {namespace} {said}", "airmesh dns plan says what is")
+        wanted = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+        _applied(api, path, wanted, force=False)
+    except Refusal as refusal:
+        if refusal.status == 404:
+            raise Declined(f"there is no namespace {namespace}", "kubectl get namespaces lists them") from None
+        if refusal.status == 409:
+            raise Declined(
+                f"the namespace {namespace} is labelled {LABEL} by somebody else: {refusal.message}",
+                f"take that label out first: kubectl label namespace {namespace} {LABEL}-",
+            ) from None
+        raise
+
+
+def _is_ours(found: Object) -> bool:
+    fields = (one for one in found["metadata"].get("managedFields") or () if one.get("manager") == MANAGER)
+    return any(f"f:{LABEL}" in one["fieldsV1"].get("f:metadata", {}).get("f:labels", {}) for one in fields)
+
+
+def _applied(api: Kubernetes, path: str, wanted: Object, *, force: bool) -> None:
+    query = urlencode({"fieldManager": MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"})
+    api.call("PATCH", f"{path}?{query}", wanted, "application/apply-patch+yaml")
