@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dns.core.sizing import Rule, is_quiet, size
+from services.dns.core.sizing import Rule, is_quiet, scaled, size
 
 RULE = Rule()
 LONG = RULE.shrink_after
@@ -73,3 +73,11 @@ def test_what_shrinks_does_not_grow_back_at_the_same_load(nodes: int, queries: f
 def test_figures_that_contradict_each_other(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="replica"):
         Rule(**wrong)
+
+
+def test_an_autoscalers_number_stays_and_ours_is_told_beside_it() -> None:
+    wanted = size(RULE, nodes=40, queries=0, present=None, quiet_for=0)
+    assert scaled("hpa", 3, wanted).reason == "hpa owns the Deployment's replicas"
+    short = scaled("hpa", 2, wanted)
+    assert short.replicas == 2
+    assert short.reason.startswith("hpa owns the Deployment's replicas; else 3 for 40 nodes")
