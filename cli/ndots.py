@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import yaml
 
 from cli.faults import Declined, Usage
-from cli.install.kinds import Object
+from cli.install.kinds import Object, Ref, ref
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.render import FOLDER
 from cli.reports.dns_ndots import FEWER, PREFIX
@@ -30,8 +30,6 @@ _PLURALS = {
     "MutatingAdmissionPolicy": "mutatingadmissionpolicies",
     "MutatingAdmissionPolicyBinding": "mutatingadmissionpolicybindings",
 }
-
-
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -60,6 +58,9 @@ def path_of(policy: Object) -> str:
 
 def apply(api: Kubernetes, namespace: str) -> str:
     """Pods that are made in the namespace from now on get fewer dots. Raises Declined, and ``Refusal``."""
+    present, ours = _present(api, namespace)
+    if present and not ours:
+        raise _theirs(namespace, present)
     for one in policies():
         try:
             _applied(api, path_of(one), one, force=True)
@@ -79,34 +80,41 @@ def apply(api: Kubernetes, namespace: str) -> str:
 
 def revert(api: Kubernetes, namespace: str) -> str:
     """What :func:`apply` did to the namespace is gone; the policy does nothing without a label. Raises Declined."""
+    present, ours = _present(api, namespace)
+    if not ours:
+        said = f"was labelled {LABEL}={present} by somebody else" if present else "has no such label"
+        raise Declined(f"nothing to take back: the namespace {namespace} {said}", "kubectl label takes out any label")
     _label(api, namespace, {})
     return f"pods made in {namespace} from now on have the kubelet's ndots; those that run keep theirs until a restart"
 
 
+def _present(api: Kubernetes, namespace: str) -> tuple[str, bool]:
+    """The namespace's label, empty where it has none, and whether it is ours. Raises Declined, and ``Refusal``."""
+    found = api.get(Ref("v1", "Namespace", "", namespace))
+    if found is None:
+        raise Declined(f"there is no namespace {namespace}", "kubectl get namespaces lists them")
+    metadata = found["metadata"]
+    fields = (one["fieldsV1"] for one in metadata.get("managedFields") or () if one.get("manager") == MANAGER)
+    ours = any(f"f:{LABEL}" in one.get("f:metadata", {}).get("f:labels", {}) for one in fields)
+    return (metadata.get("labels") or {}).get(LABEL, ""), ours
+
+
 def _label(api: Kubernetes, namespace: str, labels: dict[str, str]) -> None:
-    path = f"/api/v1/namespaces/{namespace}"
+    """All labels that are ours. Raises Declined where another one has the label meanwhile."""
+    wanted = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
     try:
-        found = api.call("GET", path)
-        present = (found["metadata"].get("labels") or {}).get(LABEL)
-        if not labels and (present is None or not _is_ours(found)):
-            said = "has no such label" if present is None else f"was labelled {LABEL}={present} by somebody else"
-            raise Declined(f"nothing to take back: the namespace {namespace} {said}", "airmesh dns plan says what is")
-        wanted = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
-        _applied(api, path, wanted, force=False)
+        _applied(api, ref(wanted).path, wanted, force=False)
     except Refusal as refusal:
-        if refusal.status == 404:
-            raise Declined(f"there is no namespace {namespace}", "kubectl get namespaces lists them") from None
         if refusal.status == 409:
-            raise Declined(
-                f"the namespace {namespace} is labelled {LABEL} by somebody else: {refusal.message}",
-                f"take that label out first: kubectl label namespace {namespace} {LABEL}-",
-            ) from None
+            raise _theirs(namespace, refusal.message) from None
         raise
 
 
-def _is_ours(found: Object) -> bool:
-    fields = (one for one in found["metadata"].get("managedFields") or () if one.get("manager") == MANAGER)
-    return any(f"f:{LABEL}" in one["fieldsV1"].get("f:metadata", {}).get("f:labels", {}) for one in fields)
+def _theirs(namespace: str, said: str) -> Declined:
+    return Declined(
+        f"the namespace {namespace} is labelled {LABEL} by somebody else: {said}",
+        f"take that label out first: kubectl label namespace {namespace} {LABEL}-",
+    )
 
 
 def _applied(api: Kubernetes, path: str, wanted: Object, *, force: bool) -> None:

@@ -110,7 +110,7 @@ class Controller:
         self._rates: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._quiet_since: float | None = None
         self._once: Once[ByHand] = Once(again=AGAIN)
-        self._once_scaled: Once[str] = Once(every=AGAIN)
+        self._once_scaled: Once[str] = Once(again=AGAIN)
         self._too_few_since: float | None = None
 
     async def decide(self, _dirty: Dirty) -> Done | Again:
@@ -200,13 +200,11 @@ class Controller:
 
     def _tell_of_autoscaler(self, owned: Deployment | None, wanted: Size) -> None:
         """On the Deployment, when an autoscaler has kept fewer replicas than load and nodes ask for, for a while."""
-        now = time.monotonic()
-        if owned is None or owned.replicas >= wanted.replicas:
-            self._too_few_since = None
-            return
-        self._too_few_since = now if self._too_few_since is None else self._too_few_since
-        if now - self._too_few_since >= PATIENCE and self._once_scaled.take([owned.scaled_by], now):
-            self._publish_fault("Deployment", DEPLOYMENT, overruled(owned.scaled_by, owned.replicas, wanted))
+        now, short = time.monotonic(), owned is not None and owned.replicas < wanted.replicas
+        self._too_few_since = (self._too_few_since or now) if short else None
+        lasting = [owned] if owned and self._too_few_since and now - self._too_few_since >= PATIENCE else []
+        if self._once_scaled.take([one.scaled_by for one in lasting], now):
+            self._publish_fault("Deployment", DEPLOYMENT, overruled(lasting[0].scaled_by, lasting[0].replicas, wanted))
 
     def _scaled(self) -> Deployment | None:
         values = (entry.value for entry in self._objects.entries.values())
