@@ -21,7 +21,6 @@ from click.shell_completion import get_completion_class
 from cli import faults, gather, ndots, repair, show, streams
 from cli.faults import Complaint, Exit
 from cli.install import commands as installation
-from cli.install.commands import cluster_options
 from cli.link import Link
 from cli.reports import agents, dns_tuning
 from cli.reports import bgp as bgp_report
@@ -35,7 +34,6 @@ from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
 from cli.reports import trace as trace_report
-from cli.reports.dns_ndots import PREFIX
 from cli.reports.table import Table, json_text
 from cli.settings import load
 from proto.bgp import BgpRoutesRequest, RoutesTable
@@ -350,33 +348,30 @@ def dns_plan(output: str) -> int:
 
 @dns.command("apply")
 @click.argument("name")
-@cluster_options
+@installation.cluster_options
 def dns_apply(name: str, kubeconfig: str, context: str) -> int:
     """Apply a proposal: it is written, judged for a minute, and kept or taken back.
 
-    NAME is one of `airmesh dns plan`. "ndots/NAMESPACE" labels the namespace, by your kubeconfig: pods that are made in
-    it from then on get fewer dots by a MutatingAdmissionPolicy (Kubernetes 1.36); a pod's own dnsConfig goes before it.
+    NAME is one of `airmesh dns plan`. "ndots/NAMESPACE" labels the namespace, by your kubeconfig, for pods made from
+    then on: a MutatingAdmissionPolicy (Kubernetes 1.36) gives them fewer dots, unless their dnsConfig says another.
     """
-    if name.startswith(PREFIX):
-        click.echo(ndots.asked(ndots.apply, name, kubeconfig, context))
-        return Exit.WELL
-    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("apply", name))))
+    wish = DnsChangeRequest("apply", name)
+    said = ndots.asked(ndots.apply, name, kubeconfig, context) or _ask(lambda link: gather.change_dns(link, wish))
+    click.echo(said)
     return Exit.WELL
 
 
 @dns.command("revert")
 @click.argument("name", default="")
-@cluster_options
+@installation.cluster_options
 def dns_revert(name: str, kubeconfig: str, context: str) -> int:
     """Take the latest change of the Corefile back, or what a proposal NAME has set.
 
-    What was taken back is not proposed again for a day, but for "ndots/NAMESPACE", which takes out the label that
-    `airmesh dns apply` has set.
+    What was taken back is not proposed again for a day. "ndots/NAMESPACE" takes out the label that `apply` has set.
     """
-    if name.startswith(PREFIX):
-        click.echo(ndots.asked(ndots.revert, name, kubeconfig, context))
-        return Exit.WELL
-    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("revert", name))))
+    wish = DnsChangeRequest("revert", name)
+    said = ndots.asked(ndots.revert, name, kubeconfig, context) or _ask(lambda link: gather.change_dns(link, wish))
+    click.echo(said)
     return Exit.WELL
 
 

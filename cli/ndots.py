@@ -34,7 +34,9 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def asked(act: Callable[[Kubernetes, str], str], name: str, kubeconfig: str, context: str) -> str:
-    """:func:`apply` or :func:`revert` by the name of a proposal, and what it came to. Raises Complaints."""
+    """What :func:`apply` or :func:`revert` came to, by a proposal's name; empty for another kind. Raises Complaints."""
+    if not name.startswith(PREFIX):
+        return ""
     namespace = name.removeprefix(PREFIX)
     if not _NAMESPACE.fullmatch(namespace):
         raise Usage(f"{namespace!r} is no name of a namespace", f"write it as {PREFIX}NAMESPACE")
@@ -60,7 +62,7 @@ def apply(api: Kubernetes, namespace: str) -> str:
     """Pods that are made in the namespace from now on get fewer dots. Raises Declined, and ``Refusal``."""
     present, ours = _present(api, namespace)
     if present and not ours:
-        raise _theirs(namespace, present)
+        raise _not_ours(namespace, present)
     for one in policies():
         try:
             _applied(api, path_of(one), one, force=True)
@@ -106,11 +108,11 @@ def _label(api: Kubernetes, namespace: str, labels: dict[str, str]) -> None:
         _applied(api, ref(wanted).path, wanted, force=False)
     except Refusal as refusal:
         if refusal.status == 409:
-            raise _theirs(namespace, refusal.message) from None
+            raise _not_ours(namespace, refusal.message) from None
         raise
 
 
-def _theirs(namespace: str, said: str) -> Declined:
+def _not_ours(namespace: str, said: str) -> Declined:
     return Declined(
         f"the namespace {namespace} is labelled {LABEL} by somebody else: {said}",
         f"take that label out first: kubectl label namespace {namespace} {LABEL}-",

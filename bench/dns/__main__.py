@@ -106,8 +106,8 @@ def measure(asked: argparse.Namespace) -> str:
         said = [f"{on.way.name}\n\n{tune(on, load)}\n" for on in grounds if on.way.name in ways.TUNABLE]
         runs = []
         for number in range(asked.rounds):
-            turn = number % len(grounds)
-            for on in grounds[turn:] + grounds[:turn]:
+            first = number % len(grounds)
+            for on in grounds[first:] + grounds[:first]:
                 for fresh in LOADS.values():
                     for library in (GLIBC, MUSL):
                         one = Load(lookups=asked.lookups, fresh=fresh)

@@ -195,10 +195,10 @@ class Controller:
         quiet = 0.0 if self._changes.is_under_way else self._quiet_for(nodes, rate)
         wanted = size(self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=quiet)
         _WANTED.labels(NAMESPACE, DEPLOYMENT).set(wanted.replicas)
-        self._tell_of_autoscaler(owned, wanted)
+        self._report_autoscaler(owned, wanted)
         return wanted if owned is None else scaled(owned.scaled_by, owned.replicas, wanted)
 
-    def _tell_of_autoscaler(self, owned: Deployment | None, wanted: Size) -> None:
+    def _report_autoscaler(self, owned: Deployment | None, wanted: Size) -> None:
         """On the Deployment, when an autoscaler has kept fewer replicas than load and nodes ask for, for a while."""
         now, short = time.monotonic(), owned is not None and owned.replicas < wanted.replicas
         self._too_few_since = (self._too_few_since or now) if short else None

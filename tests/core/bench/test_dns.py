@@ -20,7 +20,7 @@ def test_a_row_has_quantiles_queries_and_ratios_to_both_peers() -> None:
     assert "| airmesh, tuned, ndots 2 | 1.00 | 10.00 | 2.00 | 0.25 [0.25-0.25] | 0.5 [0.5-0.5] |" in text
 
 
-def test_lookups_that_failed_are_told() -> None:
+def test_lookups_that_failed_are_reported() -> None:
     failed = Run(way=ways.KUBEADM, load="hot", library="glibc", looked=Looked(us=(1.0,), failed=3), queries=4)
     whole = Run(way=ways.NODELOCAL, load="hot", library="glibc", looked=Looked(us=(1.0,), failed=0), queries=4)
     assert "kubeadm (3 failed)" in report([failed, whole])

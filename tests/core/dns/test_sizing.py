@@ -77,7 +77,7 @@ def test_figures_that_contradict_each_other(wrong: dict[str, int]) -> None:
         Rule(**wrong)
 
 
-def test_an_autoscalers_number_stays_and_ours_is_told_beside_it() -> None:
+def test_an_autoscalers_number_stays_and_ours_is_reported_beside_it() -> None:
     wanted = size(RULE, nodes=40, queries=0, present=None, quiet_for=0)
     assert scaled("hpa", 3, wanted).reason == "hpa owns the Deployment's replicas"
     short = scaled("hpa", 2, wanted)

@@ -93,20 +93,21 @@ def test_a_persons_label_stays(kube_api: KubeApi, namespace: str) -> None:
     assert (labels[ndots.LABEL], labels["team"]) == ("3", "red")
 
 
-def test_what_cannot_be_is_told(kube_api: KubeApi) -> None:
+def test_what_cannot_be_is_refused(kube_api: KubeApi) -> None:
     with pytest.raises(Declined, match="there is no namespace"):
         ask(kube_api, "revert", "nowhere")
+    assert ndots.asked(ndots.apply, "cache-prefetch", "", "") == "", "a proposal of another kind"
     with pytest.raises(Usage, match="no name of a namespace"):
         ask(kube_api, "apply", "No/Where")
     with pytest.raises(Declined, match="you may not"):
         ndots.asked(ndots.apply, "ndots/default", str(kube_api.kubeconfig("nobody")), "")
 
 
-def test_an_api_server_without_the_policy_is_told(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_server_without_the_policy_is_refused(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ndots, "_GROUP", "/apis/admissionregistration.k8s.io/v0")
     with (
         Kubernetes(str(kube_api.kubeconfig())) as api,
-        pytest.raises(Declined, match="has no MutatingAdmissionPolicy") as told,
+        pytest.raises(Declined, match="has no MutatingAdmissionPolicy") as refused,
     ):
         ndots.apply(api, "default")
-    assert "1.36" in told.value.remedy
+    assert "1.36" in refused.value.remedy

@@ -184,7 +184,7 @@ async def test_an_autoscalers_number_of_replicas_is_its_own(nats_server: NatsSer
         assert "kube-controller-manager owns" in found.value.reason
 
 
-async def test_an_autoscaler_that_falls_short_is_told_on_the_deployment(
+async def test_an_autoscaler_that_falls_short_is_reported_on_the_deployment(
     nats_server: NatsServer, bus_for: BusFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "PATIENCE", 0.0)
