@@ -1,5 +1,6 @@
 /*
- * upstream: a resolver at a distance: answers over UDP, each answer a fixed time after its question.
+ * upstream: a resolver at a distance: answers over UDP and TCP, each answer a fixed time after its question. CoreDNS asks
+ * over TCP for what it fetches ahead (plugin/cache, prefetch).
  *
  *     upstream ADDRESS PORT DELAY_US TTL
  *
@@ -9,6 +10,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +33,8 @@ struct pending {
 
 static struct pending queue[MOST];
 static unsigned long first, last;
+static long long delay;
+static uint32_t ttl;
 
 static long long now_ns(void)
 {
@@ -95,7 +99,7 @@ static unsigned char *put_address(unsigned char *at, unsigned kind, uint32_t ttl
 }
 
 /* The answer in place of the question; its length, 0 for what is no question. */
-static size_t answer(unsigned char *message, size_t length, uint32_t ttl)
+static size_t answer(unsigned char *message, size_t length)
 {
 	int exists = 0;
 
@@ -115,7 +119,7 @@ static size_t answer(unsigned char *message, size_t length, uint32_t ttl)
 	return (size_t)(end - message);
 }
 
-static void receive(int fd, long long delay, uint32_t ttl)
+static void receive(int fd)
 {
 	while (last - first < MOST) {
 		struct pending *one = &queue[last % MOST];
@@ -125,9 +129,44 @@ static void receive(int fd, long long delay, uint32_t ttl)
 		if (n < 0)
 			return;
 		one->at = now_ns() + delay;
-		one->length = answer(one->message, (size_t)n, ttl);
+		one->length = answer(one->message, (size_t)n);
 		last += one->length > 0;
 	}
+}
+
+/* One connection: a question, a moment, its answer (RFC 7766). */
+static void *converse(void *given)
+{
+	int fd = (int)(intptr_t)given;
+	unsigned char message[2 + LONGEST];
+
+	while (recv(fd, message, 2, MSG_WAITALL) == 2) {
+		size_t length = message[0] * 256u + message[1];
+		struct timespec wait = {.tv_sec = delay / 1000000000LL, .tv_nsec = delay % 1000000000LL};
+		if (length > LONGEST || recv(fd, message + 2, length, MSG_WAITALL) != (ssize_t)length)
+			break;
+		length = answer(message + 2, length);
+		nanosleep(&wait, NULL);
+		put16(message, (unsigned)length);
+		if (!length || send(fd, message, length + 2, MSG_NOSIGNAL) < 0)
+			break;
+	}
+	close(fd);
+	return NULL;
+}
+
+static void *accept_all(void *listening)
+{
+	for (;;) {
+		int fd = accept(*(int *)listening, NULL, NULL);
+		pthread_t thread;
+
+		if (fd >= 0 && !pthread_create(&thread, NULL, converse, (void *)(intptr_t)fd))
+			pthread_detach(thread);
+		else if (fd >= 0)
+			close(fd);
+	}
+	return NULL;
 }
 
 int main(int argc, char **argv)
@@ -137,10 +176,18 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
-	long long delay = atoll(argv[3]) * 1000;
-	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), listening = socket(AF_INET, SOCK_STREAM, 0);
+	pthread_t accepting;
+
+	delay = atoll(argv[3]) * 1000;
+	ttl = (uint32_t)atoi(argv[4]);
 
 	if (inet_pton(AF_INET, argv[1], &at.sin_addr) != 1 || bind(fd, (struct sockaddr *)&at, sizeof at)) {
+		perror("upstream");
+		return 1;
+	}
+	if (bind(listening, (struct sockaddr *)&at, sizeof at) || listen(listening, 128) ||
+	    pthread_create(&accepting, NULL, accept_all, &listening)) {
 		perror("upstream");
 		return 1;
 	}
@@ -153,7 +200,7 @@ int main(int argc, char **argv)
 			ppoll(&ready, 1, &wait, NULL);
 		else
 			usleep(100);
-		receive(fd, delay, (uint32_t)atoi(argv[4]));
+		receive(fd);
 		for (long long now = now_ns(); first < last && queue[first % MOST].at <= now; first++) {
 			struct pending *one = &queue[first % MOST];
 			sendto(fd, one->message, one->length, 0, (struct sockaddr *)&one->to, sizeof one->to);
