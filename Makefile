@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp bench-dns check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -63,8 +63,9 @@ drill-models: setup ## every model of routing into every other under traffic, on
 drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults under connections, the tour; 200 deletions by hand (about 15 minutes)
 	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py tests/netns/lab/cluster/test_switches.py tests/netns/routing/test_by_hand.py tests/netns/routing/bgp/test_make_before_break.py -m slow
 
-drill-dns: setup ## replicas of CoreDNS killed under lookups; one on each node, by the example, killed and stopped (about 3 minutes)
+drill-dns: setup ## replicas of CoreDNS killed under lookups; one on each node, by the example, killed and stopped; 100,000 pairs of A and AAAA (about 5 minutes)
 	$(PYTHON) -m pytest -s tests/journeys/test_node_local_dns.py -m slow
+	$(PYTHON) -m pytest -s tests/netns/dataplane/monitor/test_dns_report.py -m slow
 
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow
@@ -133,7 +134,10 @@ compose-test: images compose-setup ## it comes up, every fault of an overlay com
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
 	$(PYTHON) -m bench.models
-	@$(MAKE) --no-print-directory bench-bgp
+	@$(MAKE) --no-print-directory bench-bgp bench-dns
+
+bench-dns: setup ## lookups of a pod beside kubeadm's CoreDNS and NodeLocal DNSCache, before and after tuning (about 15 minutes)
+	$(PYTHON) -m bench.dns
 
 bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory, 500 clients of a reflector (about 10 minutes)
 	$(PYTHON) -m bench.bgp

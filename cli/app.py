@@ -7,25 +7,19 @@ standard error when they have begun to listen.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any, TypeVar
 
 import click
-import msgspec
 from click.shell_completion import get_completion_class
 
 from cli import faults, gather, repair, show, streams
+from cli.command import ask, output_option, show_report, span_option
+from cli.dns import dns
 from cli.faults import Complaint, Exit
 from cli.install import commands as installation
-from cli.link import Link
-from cli.reports import agents, dns_tuning
+from cli.reports import agents
 from cli.reports import bgp as bgp_report
-from cli.reports import dns as dns_report
-from cli.reports import dns_pods as pod_dns_report
 from cli.reports import doctor as doctor_report
 from cli.reports import flows as flow_report
 from cli.reports import ipam as ipam_report
@@ -34,39 +28,17 @@ from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
 from cli.reports import trace as trace_report
-from cli.reports.table import Table, json_text
-from cli.settings import load
 from cli.streams import DOCTOR_SECONDS
 from proto.bgp import BgpRoutesRequest, RoutesTable
-from proto.dns import DnsChangeRequest
 
-R = TypeVar("R")
 _SHELLS = ("bash", "zsh", "fish")
-
-_output = click.option(
-    "--output",
-    "-o",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Tables for people, JSON for programs.",
-)
-
-_span = click.option(
-    "--for",
-    "seconds",
-    type=click.FloatRange(0.1, 86_400),
-    default=1.0,
-    show_default=True,
-    help="Seconds to listen without --follow.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def airmesh() -> None:
     """See what a mesh is doing, and why.
 
-    Speaks only NATS, but for install, upgrade, uninstall, check and keys, which speak to the Kubernetes API:
+    Speaks only NATS, but for install, upgrade, uninstall, check, keys and dns apply ndots, which speak to Kubernetes:
     AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
     eval "$(airmesh lab env)" sets both.
 
@@ -75,49 +47,25 @@ def airmesh() -> None:
     """
 
 
-def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]], seconds: float = 0.0) -> R:
-    """Open the bus, gather, close; all within the deadline, or ``seconds`` where that is longer."""
-    settings = load(os.environ)
-    settings = replace(settings, deadline=max(seconds, settings.deadline))
-
-    async def within() -> R:
-        async with asyncio.timeout(settings.deadline), Link(settings) as link:
-            return await asked(link)
-
-    try:
-        return asyncio.run(within())
-    except TimeoutError as error:
-        raise faults.Unreachable(
-            f"no whole answer within {settings.deadline:.0f} s", "see that the mesh is up: airmesh lab status"
-        ) from error
-
-
-def _show(report: msgspec.Struct, tables: tuple[Table, ...], output: str) -> None:
-    if output == "json":
-        click.echo(json_text(report))
-    else:
-        show.tables(show.console(), tables)
-
-
 @airmesh.command()
-@_output
+@output_option
 def status(output: str) -> int:
     """Agents, nodes, and what is not well.
 
     Exit code 1 when anything is not well.
     """
-    report = _ask(gather.status)
-    _show(report, agents.tables(report), output)
+    report = ask(gather.status)
+    show_report(report, agents.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @airmesh.command()
 @click.option("--namespace", "-n", default="", help="Only pods of this namespace.")
-@_output
+@output_option
 def pods(namespace: str, output: str) -> int:
     """Pods with their addresses, nodes and identities."""
-    report = _ask(lambda link: gather.running(link, namespace))
-    _show(report, pod_report.tables(report), output)
+    report = ask(lambda link: gather.running(link, namespace))
+    show_report(report, pod_report.tables(report), output)
     return Exit.WELL
 
 
@@ -128,7 +76,7 @@ def pods(namespace: str, output: str) -> int:
 @click.option("--yes", is_flag=True, help="Agree to every command of --fix unseen.")
 @click.option("--watch", is_flag=True, help="Print findings of all agents' standing checks as they come and go.")
 @click.option("--family", type=click.Choice(["4", "6"]), help="Of a connection: follow packets of this family alone.")
-@_output
+@output_option
 def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, family: str | None, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
@@ -154,16 +102,16 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, 
     way, of_family = repair.check_way(by) if fix else "", int(family or 0)
 
     def diagnosis() -> doctor_report.Diagnosis:
-        return _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS, of_family), DOCTOR_SECONDS + 3)
+        return ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS, of_family), DOCTOR_SECONDS + 3)
 
     report = diagnosis()
     if fix:
         repaired = doctor_report.Repaired(
             applied=repair.apply(report, way, diagnosis, (lambda *_: True) if yes else show.agreed), after=diagnosis()
         )
-        _show(repaired, doctor_report.repaired_tables(repaired), output)
+        show_report(repaired, doctor_report.repaired_tables(repaired), output)
         return Exit.WELL if repaired.after.well else Exit.NOT_WELL
-    _show(report, doctor_report.tables(report), output)
+    show_report(report, doctor_report.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
@@ -175,7 +123,7 @@ def policy() -> None:
 @policy.command("explain")
 @click.argument("source")
 @click.argument("target")
-@_output
+@output_option
 def explain(source: str, target: str, output: str) -> int:
     """May SOURCE open a connection to TARGET, and why.
 
@@ -185,13 +133,13 @@ def explain(source: str, target: str, output: str) -> int:
     Exit code 0 when allowed, 1 when denied.
     """
     asked = policy_report.question(source, target)
-    report = _ask(lambda link: gather.explain(link, asked))
-    _show(report, policy_report.verdict_tables(report), output)
+    report = ask(lambda link: gather.explain(link, asked))
+    show_report(report, policy_report.verdict_tables(report), output)
     return Exit.WELL if report.allowed else Exit.NOT_WELL
 
 
 @policy.command("matrix")
-@_output
+@output_option
 def matrix(output: str) -> int:
     """Many questions at once: lines "SOURCE TARGET" on standard input, as explain takes them."""
     lines = [line.split() for line in sys.stdin if line.strip()]
@@ -199,20 +147,20 @@ def matrix(output: str) -> int:
         if len(words) != 2:
             raise faults.Usage(f"question {number} has {len(words)} words", "write SOURCE TARGET on each line")
     asked = tuple(policy_report.question(source, target) for source, target in lines)
-    report = _ask(lambda link: gather.matrix(link, asked))
-    _show(report, policy_report.matrix_tables(report), output)
+    report = ask(lambda link: gather.matrix(link, asked))
+    show_report(report, policy_report.matrix_tables(report), output)
     return Exit.WELL
 
 
 @policy.command("status")
-@_output
+@output_option
 def policy_status(output: str) -> int:
     """Which revision of policy each node's kernel holds.
 
     Exit code 1 while any node lags.
     """
-    report = _ask(gather.policy_status)
-    _show(report, policy_report.status_tables(report), output)
+    report = ask(gather.policy_status)
+    show_report(report, policy_report.status_tables(report), output)
     return Exit.WELL if report.enforced_everywhere else Exit.NOT_WELL
 
 
@@ -224,20 +172,20 @@ def ipam() -> None:
 @ipam.command("show")
 @click.option("--blocks", is_flag=True, help="Only pools and blocks.")
 @click.option("--claims", is_flag=True, help="Only pools and kept addresses.")
-@_output
-def ipam_show(blocks: bool, claims: bool, output: str) -> int:
+@output_option
+def ipamshow_report(blocks: bool, claims: bool, output: str) -> int:
     """Pools, the blocks that nodes hold, the addresses that owners keep.
 
     Exit code 1 when ipam reports a problem (say, pools that overlap).
     """
-    report = _ask(gather.addresses)
-    _show(report, ipam_report.tables(report, blocks=blocks, claims=claims), output)
+    report = ask(gather.addresses)
+    show_report(report, ipam_report.tables(report, blocks=blocks, claims=claims), output)
     return Exit.NOT_WELL if report.problems else Exit.WELL
 
 
 @airmesh.group(invoke_without_command=True)
 @click.option("--node", default="", help="Only pairs with this node, and what is reached through it.")
-@_output
+@output_option
 @click.pass_context
 def routes(context: click.Context, node: str, output: str) -> int:
     """By which model each node reaches each other's pods, and which prefix lies behind which node.
@@ -249,15 +197,15 @@ def routes(context: click.Context, node: str, output: str) -> int:
     """
     if context.invoked_subcommand is not None:
         return Exit.WELL
-    report = _ask(lambda link: gather.offered(link, node))
-    _show(report, route_report.tables(report), output)
+    report = ask(lambda link: gather.offered(link, node))
+    show_report(report, route_report.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @routes.command("explain")
 @click.argument("node")
 @click.argument("peer", metavar="NODE")
-@_output
+@output_option
 def routes_explain(node: str, peer: str, output: str) -> int:
     """Why packets between NODE and NODE go as they do: what was asked for, chosen, measured and when, at both ends.
 
@@ -265,15 +213,15 @@ def routes_explain(node: str, peer: str, output: str) -> int:
     """
     if node == peer:
         raise faults.Usage(f"{node} is named twice", "name two nodes: airmesh routes explain n1 n2")
-    report = _ask(lambda link: gather.pair(link, (node, peer)))
-    _show(report, pair_report.explained_tables(report), output)
+    report = ask(lambda link: gather.pair(link, (node, peer)))
+    show_report(report, pair_report.explained_tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @airmesh.group(invoke_without_command=True)
 @click.option("--node", default="", help="Only sessions of this node.")
 @click.option("--down", is_flag=True, help="Only sessions that are not established.")
-@_output
+@output_option
 @click.pass_context
 def bgp(context: click.Context, node: str, down: bool, output: str) -> int:
     """BGP sessions of all nodes: with whom, since when, how many prefixes; why one is down, and what to do.
@@ -285,8 +233,8 @@ def bgp(context: click.Context, node: str, down: bool, output: str) -> int:
     """
     if context.invoked_subcommand is not None:
         return Exit.WELL
-    report = _ask(lambda link: gather.bgp_sessions(link, node, down=down))
-    _show(report, bgp_report.session_tables(report), output)
+    report = ask(lambda link: gather.bgp_sessions(link, node, down=down))
+    show_report(report, bgp_report.session_tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
@@ -296,7 +244,7 @@ def bgp(context: click.Context, node: str, down: bool, output: str) -> int:
 @click.option("--peer", default="", help="Only what this peer sent, or is sent: its name, BGPPeer, address or node.")
 @click.option("--received", "table", flag_value="received", help="What peers sent, with what policy rejected.")
 @click.option("--sent", "table", flag_value="sent", help="What peers are sent, as it is sent.")
-@_output
+@output_option
 def bgp_routes(prefix: str, node: str, peer: str, table: RoutesTable | None, output: str) -> int:
     """Paths that NODE's BGP speaker has, which of them are used, and why.
 
@@ -310,8 +258,8 @@ def bgp_routes(prefix: str, node: str, peer: str, table: RoutesTable | None, out
         raise faults.Usage(f"{prefix!r} is no prefix", "write it as 10.1.0.0/16 or fd00::/64, or an address")
     wanted: RoutesTable = table or ("received" if peer else "chosen")
     asked = BgpRoutesRequest(node=node, table=wanted, prefix=network, peer=peer)
-    report = _ask(lambda link: gather.bgp_routes(link, asked))
-    _show(report, bgp_report.route_tables(report), output)
+    report = ask(lambda link: gather.bgp_routes(link, asked))
+    show_report(report, bgp_report.route_tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
@@ -319,7 +267,7 @@ def bgp_routes(prefix: str, node: str, peer: str, table: RoutesTable | None, out
 @click.argument("peer", required=False, default="")
 @click.option("--node", default="", help="Only sessions of this node.")
 @click.option("--count", type=click.IntRange(1), help="End after so many messages; else with Ctrl-C.")
-@_output
+@output_option
 def bgp_capture(peer: str, node: str, count: int | None, output: str) -> int:
     """BGP messages of sessions as they are received and sent: attributes, prefixes, and what is wrong with them.
 
@@ -332,83 +280,12 @@ def bgp_capture(peer: str, node: str, count: int | None, output: str) -> int:
     return Exit.WELL
 
 
-@airmesh.group(invoke_without_command=True)
-@_output
-@click.pass_context
-def dns(context: click.Context, output: str) -> int:
-    """What CoreDNS should be, why, and how it answers."""
-    if context.invoked_subcommand is not None:
-        return Exit.WELL
-    state = _ask(gather.names)
-    _show(state, dns_report.tables(state), output)
-    return Exit.WELL
-
-
-@dns.command("plan")
-@_output
-def dns_plan(output: str) -> int:
-    """What is tuned, what is proposed on which evidence, and how the latest change goes."""
-    state = _ask(gather.tuning)
-    _show(state, dns_tuning.tables(state), output)
-    return Exit.WELL
-
-
-@dns.command("apply")
-@click.argument("name")
-def dns_apply(name: str) -> int:
-    """Apply a proposal: it is written, judged for a minute, and kept or taken back.
-
-    NAME is one of `airmesh dns plan`.
-    """
-    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("apply", name))))
-    return Exit.WELL
-
-
-@dns.command("revert")
-@click.argument("name", default="")
-def dns_revert(name: str) -> int:
-    """Take the latest change of the Corefile back, or what a proposal NAME has set.
-
-    What was taken back is not proposed again for a day.
-    """
-    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("revert", name))))
-    return Exit.WELL
-
-
-@dns.command("watch")
-@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
-@_span
-@_output
-def dns_watch(follow: bool, seconds: float, output: str) -> int:
-    """Each report, and each step of a change, a line as it comes."""
-    streams.tuning(None if follow else seconds, output)
-    return Exit.WELL
-
-
-@dns.command("report")
-@click.option("--namespace", "-n", default="", help="Only pods of this namespace.")
-@click.option("--node", default="", help="Only pods of this node.")
-@_output
-def dns_of_pods(namespace: str, node: str, output: str) -> int:
-    """DNS as each pod saw it in the last minute: latency, timeouts, retries, what queries were for, and who asks most.
-
-    Nodes measure on their pods' links, over UDP and TCP. Counts are exact; names, and the share of a search list, come
-    from samples. A quantile is the upper bound of a range that begins at its half. A query times out after five
-    seconds. A useful answer is one with records: queries for each say what search lists and missing types cost.
-
-    Exit code 1 when an agent does not answer.
-    """
-    report = _ask(lambda link: gather.pods_dns(link, namespace, node))
-    _show(report, pod_dns_report.tables(report), output)
-    return Exit.NOT_WELL if report.silent else Exit.WELL
-
-
 @airmesh.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 @click.option("--dropped", is_flag=True, help="Only what was dropped.")
 @click.option("--pod", default="", metavar="NAMESPACE/NAME", help="Only flows from or to this pod.")
-@_span
-@_output
+@span_option
+@output_option
 def flows(follow: bool, dropped: bool, pod: str, seconds: float, output: str) -> int:
     """Packets as they are dropped or let through, each with what decided it."""
     streams.flows(None if follow else seconds, dropped, flow_report.check_pod(pod) if pod else "", output)
@@ -417,8 +294,8 @@ def flows(follow: bool, dropped: bool, pod: str, seconds: float, output: str) ->
 
 @airmesh.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
-@_span
-@_output
+@span_option
+@output_option
 def events(follow: bool, seconds: float, output: str) -> int:
     """What the mesh tells its consumers, as it happens."""
     streams.events(None if follow else seconds, output)
@@ -431,13 +308,14 @@ for _command in (
     installation.uninstall,
     installation.check,
     installation.keys,
+    dns,
 ):
     airmesh.add_command(_command)
 
 
 @airmesh.command()
 @click.argument("target", nargs=-1, required=True, metavar="[KIND] TARGET")
-@_output
+@output_option
 def trace(target: tuple[str, ...], output: str) -> int:
     """What became of the last change of TARGET, step by step, down to the kernels that it changed.
 
@@ -452,8 +330,8 @@ def trace(target: tuple[str, ...], output: str) -> int:
     asked = trace_report.target(*target)
     if asked is None:
         raise faults.Usage(f"{' '.join(target)!r} is nothing that can be traced", f"write {trace_report.GRAMMAR}")
-    report = _ask(lambda link: gather.change(link, asked))
-    _show(report, trace_report.tables(report), output)
+    report = ask(lambda link: gather.change(link, asked))
+    show_report(report, trace_report.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 

@@ -13,9 +13,25 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
+import msgspec
+
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, bgp, dns, dns_pods, dns_tuning, micro, pairs, paths, pods, policy, routes, trace
+from cli.reports import (
+    agents,
+    bgp,
+    dns,
+    dns_ndots,
+    dns_pods,
+    dns_tuning,
+    micro,
+    pairs,
+    paths,
+    pods,
+    policy,
+    routes,
+    trace,
+)
 from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
@@ -307,6 +323,12 @@ async def tuning(link: Link) -> dns_tuning.TuningState:
         tuning=next(iter(contents.of(DnsTuning).values()), None),
         report=next(iter(contents.of(DnsReport).values()), None),
     )
+
+
+async def dns_plan(link: Link) -> dns_tuning.TuningState:
+    """As :func:`tuning`, with what namespaces' search lists cost, as far as agents answer."""
+    state, measured = await asyncio.gather(tuning(link), pods_dns(link, "", ""))
+    return msgspec.structs.replace(state, ndots=dns_ndots.proposals(measured.pods))
 
 
 async def change_dns(link: Link, request: DnsChangeRequest) -> str:

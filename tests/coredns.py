@@ -66,14 +66,15 @@ def program() -> Path:
 class CoreDNS:
     """One running server. ``write`` is an edit of its Corefile."""
 
-    def __init__(self, room: Room, text: str) -> None:
+    def __init__(self, room: Room, text: str, name: str = "Corefile") -> None:
         self.room = room
+        self._name = name
         self.log = room.folder / f"{uuid.uuid4().hex[:8]}.log"
         self.write(text)
         argv = ["unshare", "-m", "sh", "-c", _MOUNTS, "sh", str(room.folder), str(program())]
         with self.log.open("wb") as log:
             self.running = subprocess.Popen(
-                command(room.path, *argv, "-conf", "/etc/coredns/Corefile"),
+                command(room.path, *argv, "-conf", f"/etc/coredns/{name}"),
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **ENVIRONMENT},
@@ -81,7 +82,7 @@ class CoreDNS:
 
     def write(self, text: str) -> None:
         """The file is another one at once, as the kubelet does it."""
-        path = self.room.folder / "etc/coredns/Corefile"
+        path = self.room.folder / "etc/coredns" / self._name
         path.with_suffix(".new").write_bytes(text.encode())
         path.with_suffix(".new").rename(path)
 
@@ -161,8 +162,8 @@ class Room:
         return made[0]
 
     @contextlib.contextmanager
-    def coredns(self, text: str) -> Iterator[CoreDNS]:
-        made = CoreDNS(self, text)
+    def coredns(self, text: str, name: str = "Corefile") -> Iterator[CoreDNS]:
+        made = CoreDNS(self, text, name)
         try:
             yield made
         finally:

@@ -32,7 +32,7 @@ _Command = Callable[..., Any]
 _SETTLE, _LOOK = 30.0, 0.5
 
 
-def _cluster_options(command: _Command) -> _Command:
+def cluster_options(command: _Command) -> _Command:
     """Options that say which cluster."""
     for option in (
         click.option("--context", default="", help="Context of the kubeconfig; the current one unless given."),
@@ -75,7 +75,7 @@ def _opened(kubeconfig: str, context: str, what: str, timeout: float = 0.0) -> I
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--uplinks", default="", metavar="LINK,…", help="Interfaces that lead from node to node, as in eth0.")
 @click.option("--nats", default="", metavar="URL,…", help="A bus that is there already; else one is installed.")
 @click.option("--pool", "pools", multiple=True, metavar="CIDR", help="Make IPPools, one a family, where there is none.")
@@ -112,7 +112,7 @@ def install(
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--to", default="", metavar="REVISION", help="Go back: `previous`, or the number of a revision.")
 @_image_options
 def upgrade(kubeconfig: str, context: str, *, timeout: float, dry_run: bool, to: str, registry: str, tag: str) -> int:
@@ -140,7 +140,7 @@ def upgrade(kubeconfig: str, context: str, *, timeout: float, dry_run: bool, to:
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds to wait.")
 def uninstall(kubeconfig: str, context: str, *, yes: bool, timeout: float) -> int:
@@ -164,7 +164,7 @@ def keys() -> None:
 
 
 @keys.command("accounts")
-@_cluster_options
+@cluster_options
 def accounts(kubeconfig: str, context: str) -> int:
     """The bus' users and accounts, for the configuration of a NATS server of your own (install --nats).
 
@@ -177,7 +177,7 @@ def accounts(kubeconfig: str, context: str) -> int:
 
 
 @keys.command("bootstrap-token")
-@_cluster_options
+@cluster_options
 @click.option("--ttl", default="90d", show_default=True, metavar="TIME", help="How long it is good, as in 90d or 12h.")
 @click.option("--list", "listing", is_flag=True, help="Make none; show those that are there.")
 @click.option("--revoke", default="", metavar="TOKEN", help="Make none; end this one. Another is made for the current.")
@@ -203,7 +203,7 @@ def bootstrap_token(kubeconfig: str, context: str, *, ttl: str, listing: bool, r
 
 
 @keys.command("rotate")
-@_cluster_options
+@cluster_options
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="The keys of this node's agents.")
 @click.option("--service", "services", multiple=True, metavar="SERVICE", help="The key of this service, or of `cli`.")
 @click.option("--all", "everyone", is_flag=True, help="All keys of users.")
@@ -246,7 +246,7 @@ def rotate(
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--node", is_flag=True, help="Look at this machine instead: does it have what a node needs?")
 @click.option("--cni-conf", default="/etc/cni/net.d", show_default=True, help="With --node: the runtime's conf_dir.")
 @click.option("--cni-bin", default="/opt/cni/bin", show_default=True, help="With --node: the runtime's bin_dir.")

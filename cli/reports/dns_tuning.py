@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from cli.reports import dns_ndots
+from cli.reports.dns_ndots import NdotsProposal
 from cli.reports.table import Cell, Table, Tone, dim
 from proto.dns import ChangeState, DnsChange, DnsReport, DnsTuning
 
@@ -20,14 +22,19 @@ class TuningState(msgspec.Struct, frozen=True, kw_only=True):
 
     tuning: DnsTuning | None
     report: DnsReport | None
+    ndots: tuple[NdotsProposal, ...] = ()
+    """Empty in what `watch` prints."""
 
 
 def tables(state: TuningState) -> tuple[Table, ...]:
     """Proposals, the latest change, and those that ended."""
     tuning = state.tuning
     if tuning is None:
-        return (Table(title="Tuning", columns=(), rows=(), empty="dns has measured nothing yet"),)
-    shown = [_in_force(tuning), _proposals(tuning)]
+        return (
+            Table(title="Tuning", columns=(), rows=(), empty="dns has measured nothing yet"),
+            dns_ndots.table(state.ndots),
+        )
+    shown = [_in_force(tuning), _proposals(tuning), dns_ndots.table(state.ndots)]
     if tuning.change is not None:
         shown.append(_latest(tuning.change))
     if tuning.past:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from prometheus_client import Gauge
+
 from chassis.bus.causes import Causes
 from chassis.bus.client import Bus, Conflict, View
 from chassis.runtime.election import Election
@@ -30,11 +32,11 @@ from proto.subjects import DNS, event_subject, object_fault_subject
 from services.dns.asker import Asker
 from services.dns.changes import Changes
 from services.dns.core.corefile import Recipe
-from services.dns.core.decision import ByHand, Chosen, choose
+from services.dns.core.decision import ByHand, Chosen, choose, overruled
 from services.dns.core.question import name_of_api
 from services.dns.core.samples import Counts, report, since, together
 from services.dns.core.servers import servers as servers_of
-from services.dns.core.sizing import AHEAD_SECONDS, Rule, Size, ahead, is_quiet, size
+from services.dns.core.sizing import AHEAD_SECONDS, Rule, Size, ahead, is_quiet, scaled, size
 from services.dns.core.tuning import Window, summed
 from services.dns.scrape import Scraper
 
@@ -42,15 +44,23 @@ NAMESPACE = "kube-system"
 DECISION_KEY = "coredns"
 REPORT_KEY = "report"
 CONFIG_MAP, COREFILE = "coredns", "Corefile"
+DEPLOYMENT = "coredns"
 _NAMED: Mapping[str, Any] = {
     "k8s__object__kind": "ConfigMap",
     "k8s__namespace__name": NAMESPACE,
     "k8s__object__name": CONFIG_MAP,
 }
+PATIENCE = 120.0
+"""Seconds that an autoscaler may have fewer replicas than are asked for: it looks every 15 s, at what is scraped."""
 AGAIN = 600.0
 """Seconds after which a fault that is still there is told again."""
 REMEMBERED = 6
 """Reports whose highest rate counts for sizing: a minute, with the default time between two."""
+
+_WANTED = Gauge(
+    "airmesh_dns_replicas_wanted", "Replicas of CoreDNS that nodes and load ask for", ("namespace", "deployment")
+)
+"""Of the copy with the lease alone: an autoscaler that reads it (examples/dns/autoscaler.yaml) never reads two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +110,14 @@ class Controller:
         self._rates: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._quiet_since: float | None = None
         self._once: Once[ByHand] = Once(again=AGAIN)
+        self._once_scaled: Once[str] = Once(again=AGAIN)
+        self._too_few_since: float | None = None
 
     async def decide(self, _dirty: Dirty) -> Done | Again:
         """One pass over the decision; raises Unavailable."""
         self._causes.gather()
         if not (self._lease.held and self._objects.synced and self._decisions.synced):
+            _WANTED.clear()
             self._causes.done()  # another copy decides, or what changed is looked at again as a whole
             return Done()
         if await self._changes.wish():
@@ -176,13 +189,22 @@ class Controller:
 
     def _size(self, present: CoreDNSDecision | None) -> Size:
         """Replicas: as an autoscaler has them where one owns the Deployment, else by nodes and load."""
-        scaled = self._scaled()
-        if scaled is not None:
-            return Size(replicas=scaled.replicas, reason=f"{scaled.scaled_by} owns the Deployment's replicas")
+        owned = self._scaled()
         nodes, rate = self._nodes(), ahead(self._rates, AHEAD_SECONDS)
         replicas = present.replicas if present is not None else None
         quiet = 0.0 if self._changes.is_under_way else self._quiet_for(nodes, rate)
-        return size(self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=quiet)
+        wanted = size(self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=quiet)
+        _WANTED.labels(NAMESPACE, DEPLOYMENT).set(wanted.replicas)
+        self._report_autoscaler(owned, wanted)
+        return wanted if owned is None else scaled(owned.scaled_by, owned.replicas, wanted)
+
+    def _report_autoscaler(self, owned: Deployment | None, wanted: Size) -> None:
+        """On the Deployment, when an autoscaler has kept fewer replicas than load and nodes ask for, for a while."""
+        now, short = time.monotonic(), owned is not None and owned.replicas < wanted.replicas
+        self._too_few_since = (self._too_few_since or now) if short else None
+        lasting = [owned] if owned and self._too_few_since and now - self._too_few_since >= PATIENCE else []
+        if self._once_scaled.take([one.scaled_by for one in lasting], now):
+            self._publish_fault("Deployment", DEPLOYMENT, overruled(lasting[0].scaled_by, lasting[0].replicas, wanted))
 
     def _scaled(self) -> Deployment | None:
         values = (entry.value for entry in self._objects.entries.values())
@@ -199,18 +221,23 @@ class Controller:
         due = self._once.take([by_hand] if by_hand is not None else [], time.monotonic())
         if by_hand is None or not due:
             return
+        self._publish_fault("ConfigMap", CONFIG_MAP, by_hand)
+
+    def _publish_fault(self, kind: str, name: str, found: ByHand) -> None:
         fault = ObjectFault(
             service="dns",
             node="",
-            group="",
-            kind="ConfigMap",
+            group="apps" if kind == "Deployment" else "",
+            kind=kind,
             namespace=NAMESPACE,
-            name=CONFIG_MAP,
-            reason=by_hand.reason,
-            fault=by_hand.fault,
-            remedy=by_hand.remedy,
+            name=name,
+            reason=found.reason,
+            fault=found.fault,
+            remedy=found.remedy,
         )
-        self._log.warning("corefile-by-hand", reason=by_hand.reason, fault=by_hand.fault, remedy=by_hand.remedy)
+        self._log.warning(
+            "coredns-object-fault", kind=kind, reason=found.reason, fault=found.fault, remedy=found.remedy
+        )
         self._bus.publish(object_fault_subject("dns"), fault)
 
     def _nodes(self) -> int:

@@ -24,7 +24,10 @@ FORBIDDEN = (
 MACHINE = re.compile(r"(?<![\w.*-])/(wo" + r"rk|ro" + r"ot|ho" + r"me)/")
 """Folders of the machine it was made on, where a path begins with them."""
 BINARY = {".png", ".tar", ".gz", ".o", ".hex"}
-APPLIED_ALONE = {"coredns.yaml": "applied by the lab; a real cluster has a CoreDNS of its own"}
+APPLIED_ALONE = {
+    "coredns.yaml": "applied by the lab; a real cluster has a CoreDNS of its own",
+    "ndots.yaml": "applied by `airmesh dns apply ndots/NAMESPACE`, where the API server serves its kinds",
+}
 YAML_FOLDERS = ("deploy", "examples", "compose", "lab")
 
 

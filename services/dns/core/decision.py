@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.dns.core.caddyfile import Broken
 from services.dns.core.corefile import Recipe, render
 from services.dns.core.merge import merge
+from services.dns.core.sizing import Size
 
 _SETTING = {
     "autopath": "AIRMESH_DNS_AUTOPATH",
@@ -18,7 +19,7 @@ _SETTING = {
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """Why a Corefile is not as the settings ask for."""
+    """Why a Corefile, or a number of replicas, is not as the settings ask for."""
 
     reason: str
     """Of the ``ObjectFault``."""
@@ -45,6 +46,16 @@ def choose(recipe: Recipe, present: str | None) -> Chosen:
         fault = f"the Corefile's line {broken.line} has {broken.problem}: CoreDNS does not load it, nobody changes it"
         return Chosen(present, present, ByHand("CorefileBroken", fault, broken.remedy))
     return Chosen(merged.text, present, _unmet(merged.unmet) if merged.unmet else None)
+
+
+def overruled(by: str, replicas: int, wanted: Size) -> ByHand:
+    """An autoscaler's number of replicas is too small; ``by``: its field manager."""
+    fault = f"{by} keeps {replicas} CoreDNS replicas, as an autoscaler; nodes and load ask for {wanted.reason}"
+    remedy = (
+        "raise the autoscaler's maxReplicas, let it read airmesh_dns_replicas_wanted (examples/dns/autoscaler.yaml), "
+        "or delete it: airmesh does not write over its number"
+    )
+    return ByHand("CoreDNSScaledShort", fault, remedy)
 
 
 def _unmet(plugins: tuple[str, ...]) -> ByHand:

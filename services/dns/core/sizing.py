@@ -64,6 +64,12 @@ def size(rule: Rule, *, nodes: int, queries: float, present: int | None, quiet_f
     return Size(replicas=wanted, reason=_why(rule, nodes, queries, wanted))
 
 
+def scaled(by: str, replicas: int, wanted: Size) -> Size:
+    """The number that an autoscaler has set, which stays; ``by``: its field manager; ``wanted``: :func:`size`."""
+    reason = f"{by} owns the Deployment's replicas"
+    return Size(replicas=replicas, reason=reason if wanted.replicas == replicas else f"{reason}; else {wanted.reason}")
+
+
 def is_quiet(rule: Rule, *, nodes: int, queries: float, present: int) -> bool:
     """True when one replica fewer would carry nodes and load with room to spare."""
     fewer = present - 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dns.core.sizing import Rule, is_quiet, size
+from services.dns.core.sizing import AHEAD_SECONDS, Rule, ahead, is_quiet, scaled, size
 
 RULE = Rule()
 LONG = RULE.shrink_after
@@ -73,3 +75,43 @@ def test_what_shrinks_does_not_grow_back_at_the_same_load(nodes: int, queries: f
 def test_figures_that_contradict_each_other(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="replica"):
         Rule(**wrong)
+
+
+def test_an_autoscalers_number_stays_and_ours_is_reported_beside_it() -> None:
+    wanted = size(RULE, nodes=40, queries=0, present=None, quiet_for=0)
+    assert scaled("hpa", 3, wanted).reason == "hpa owns the Deployment's replicas"
+    short = scaled("hpa", 2, wanted)
+    assert short.replicas == 2
+    assert short.reason.startswith("hpa owns the Deployment's replicas; else 3 for 40 nodes")
+
+
+CARRIED = 30_000.0
+"""Queries a second that one CoreDNS on two cores was measured to do: beyond it P99 passes any target."""
+
+
+@pytest.mark.parametrize("begin", [1_000.0, 9_999.0, 50_000.0])
+@pytest.mark.parametrize("ready", [5.0, 20.0])
+def test_replicas_are_there_before_a_load_that_grows_tenfold_in_a_minute(begin: float, ready: float) -> None:
+    """Rates are told each ten seconds; a replica serves ``ready`` seconds after it was decided."""
+    rule = Rule(most=1000)
+
+    def load(at: float) -> float:
+        return begin * (1 + 9 * min(1.0, max(0.0, at) / 60))
+
+    present = size(rule, nodes=3, queries=begin, present=None, quiet_for=0).replicas
+    rates, serving, coming = deque([(-10.0, begin), (0.0, begin)], maxlen=6), present, deque[tuple[float, int]]()
+    for at in range(1, 120):
+        if at % 10 == 0:
+            rates.append((at, (load(at - 10) + load(at)) / 2))
+            present = size(rule, nodes=3, queries=ahead(rates, AHEAD_SECONDS), present=present, quiet_for=0).replicas
+            coming.append((at + ready, present))
+        while coming and coming[0][0] <= at:
+            serving = coming.popleft()[1]
+        assert load(at) < CARRIED * serving, (at, serving)
+
+
+def test_a_load_that_grows_at_once_is_carried_up_to_six_times() -> None:
+    """Before anything can be seen of it; what is beyond waits for a report and for pods."""
+    for begin in (100.0, 10_000.0, 49_999.0):
+        replicas = size(Rule(), nodes=3, queries=begin, present=None, quiet_for=0).replicas
+        assert 6 * begin <= CARRIED * replicas

@@ -9,9 +9,10 @@ from random import Random
 import pytest
 
 from proto.dns import Settings
+from services.dns.core.change import judge
 from services.dns.core.corefile import CAPACITY, Recipe, render
 from services.dns.core.merge import merge
-from services.dns.core.samples import Counts
+from services.dns.core.samples import Counts, quantile
 from services.dns.core.sizing import AHEAD_SECONDS, ahead
 from services.dns.core.tuning import SETTINGS_OF, TUNABLE, Window, proposals, summed, together, tuned
 
@@ -127,3 +128,17 @@ def test_windows_add_up() -> None:
 def test_the_load_a_minute_ahead_follows_the_trend_upwards_alone(rates: list[float], least: float, most: float) -> None:
     at = [(10.0 * number, rate) for number, rate in enumerate(rates)]
     assert least <= ahead(at, AHEAD_SECONDS) <= most
+
+
+def test_lookups_of_fewer_queries_are_judged_by_as_many_slow_ones() -> None:
+    """1,000 useful answers, 20 of which waited for an upstream, with eight vain queries to each two and with none."""
+    searched = Counts(queries=5000, by_rcode={"NOERROR": 1000, "NXDOMAIN": 4000}, durations={0.002: 4980, 0.064: 5000})
+    walked = Counts(queries=1000, by_rcode={"NOERROR": 1000}, durations={0.002: 980, 0.064: 1000})
+    before, after = (Window(seconds=60.0, counts=one).measured for one in (searched, walked))
+    assert quantile(searched.durations, 0.99) == 0.002, "by queries it would be worse"
+    assert before.p99_ms == after.p99_ms == 64
+    assert judge(before, after, early=False) is None
+    slower = Counts(queries=1000, by_rcode={"NOERROR": 1000}, durations={0.002: 980, 0.064: 985, 0.256: 1000})
+    assert judge(before, Window(seconds=60.0, counts=slower).measured, early=False) is not None
+    nothing = Window(seconds=60.0, counts=Counts(queries=100, by_rcode={"SERVFAIL": 100}, durations={0.002: 100}))
+    assert nothing.measured.p99_ms == 2

@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+import yaml
+from prometheus_client import REGISTRY
 
 from chassis.bus.client import Bus
 from chassis.faults import Refused
@@ -19,14 +22,17 @@ from proto.dns import CoreDNSDecision, DnsChangeAnswer, DnsChangeRequest, DnsTun
 from proto.events import ObjectFault
 from proto.objects import ConfigMap, Deployment, Node
 from proto.subjects import DNS, DNS_CHANGE, object_fault_subject
+from services.dns import controller
 from services.dns.core import change as changing
 from services.dns.core.corefile import Recipe, render
 from tests.conftest import BusFor
+from tests.kubeapi import KubeApi
 from tests.natsd import NatsServer
 from tests.shell.dns.test_controller import Server, coredns, dns, metrics, put
 
 UPSTREAM = ip_address("192.0.2.53")
 TEXT = render(Recipe(upstreams=(UPSTREAM,)))
+ROOT = Path(__file__).resolve().parents[3]
 STALE = "serve_stale 1h # airmesh"
 
 
@@ -176,3 +182,36 @@ async def test_an_autoscalers_number_of_replicas_is_its_own(nats_server: NatsSer
         while (found := await cli.bucket(DNS).get("coredns", CoreDNSDecision)) is None or found.value.replicas != 5:
             await asyncio.sleep(0.05)
         assert "kube-controller-manager owns" in found.value.reason
+
+
+async def test_an_autoscaler_that_falls_short_is_reported_on_the_deployment(
+    nats_server: NatsServer, bus_for: BusFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "PATIENCE", 0.0)
+    cluster_bus, cli = await bus_for("cluster"), await bus_for("cli")
+    heard: list[ObjectFault] = []
+    await cli.subscribe(object_fault_subject("dns"), ObjectFault, lambda _subject, fault: heard.append(fault))
+    nodes = [Node(name=f"n{number}", uid="u") for number in range(40)]
+    await put(cluster_bus, *nodes, Deployment("kube-system", "coredns", 2, scaled_by="kube-controller-manager"))
+    async with dns(nats_server, 1), asyncio.timeout(60):
+        while not heard:
+            await asyncio.sleep(0.05)
+        assert (heard[0].group, heard[0].kind, heard[0].name) == ("apps", "Deployment", "coredns")
+        assert heard[0].reason == "CoreDNSScaledShort"
+        assert "kube-controller-manager keeps 2 CoreDNS replicas" in heard[0].fault
+        assert "airmesh_dns_replicas_wanted" in heard[0].remedy
+        wanted = {"namespace": "kube-system", "deployment": "coredns"}
+        while REGISTRY.get_sample_value("airmesh_dns_replicas_wanted", wanted) != 3:
+            await asyncio.sleep(0.05)
+        found = await cli.bucket(DNS).get("coredns", CoreDNSDecision)
+        assert found is not None
+        assert found.value.replicas == 2, "its number is not written over"
+
+
+def test_the_autoscaler_of_the_example_is_one_that_kubernetes_takes(kube_api: KubeApi) -> None:
+    wanted = yaml.safe_load((ROOT / "examples/dns/autoscaler.yaml").read_text())
+    at = "/apis/autoscaling/v2/namespaces/kube-system/horizontalpodautoscalers"
+    made = kube_api.call("POST", f"{at}?dryRun=All&fieldValidation=Strict", wanted)
+    (metric,) = made["spec"]["metrics"]
+    assert metric["external"]["metric"]["name"] == "airmesh_dns_replicas_wanted"
+    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "1"}
