@@ -2483,8 +2483,8 @@ DATAPLANE = (
     Mutant(
         name="an-api-servers-machine-announces-what-others-have",
         file="services/dataplane/core/tunnel/peers.py",
-        old="if one in vouched or self._may_be_servers(one)}",
-        new="}",
+        old=" and self._may_be_servers(one))",
+        new=")",
         tests=("tests/core/dataplane/tunnel/test_tunnel_peers.py",),
     ),
     Mutant(

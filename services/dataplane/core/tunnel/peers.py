@@ -2,10 +2,10 @@
 
 A packet in a tunnel is taken when its outer source is a node's (``kit.underlay`` says whose it is), and its inner
 source is that node's own: an address of its blocks, one that is kept and held there now, or one that the node has
-itself. API servers, which need not be nodes, may send in their own names, by the API's word. That names one family
-alone where the API has one: the other addresses of such a machine are those that it announces, as long as nobody else
-has them. How packets to a node's address go follows from the kernel's routes to its pods alone: by the same device, so
-that answers of pods to nodes take the way that pods' packets take.
+itself. API servers, which need not be nodes, may send in their own names, by the API's word. That often names one
+family alone: of the other family such a machine has what it announces, as long as nobody else has it. How packets to
+a node's address go follows from the kernel's routes to its pods alone: by the same device, so that answers of pods to
+nodes take the way that pods' packets take.
 
 Promises: depends on the present state, not on the order in which it came; a change costs what it is about. What stays
 known while a bucket is not whole is for the shell to say (``tunnel/known.py``).
@@ -103,7 +103,7 @@ class TunnelPeers:
         announces nothing (any more).
         """
         self._gateways.pop(name, None)
-        if addresses := sorted(addresses, key=lambda one: (one.version, int(one)))[:MOST_ADDRESSES]:
+        if addresses := sorted(addresses, key=_order)[:MOST_ADDRESSES]:
             self._gateways[name] = frozenset(addresses), frozenset(models)
 
     def set_block(self, cidr: Network, block: Block | None) -> None:
@@ -203,8 +203,9 @@ class TunnelPeers:
         for name, (addresses, _) in sorted(self._gateways.items()):
             vouched = [address for address in addresses if address in servers]
             if vouched and not self._is_node(name):
-                first = servers[min(vouched, key=lambda one: (one.version, int(one)))]
-                servers |= {one: first for one in addresses if one in vouched or self._may_be_servers(one)}
+                first, named = servers[min(vouched, key=_order)], {one.version for one in vouched}
+                besides = (one for one in addresses if one.version not in named and self._may_be_servers(one))
+                servers |= dict.fromkeys((*vouched, *besides), first)
         return servers
 
     def _is_node(self, name: str) -> bool:
@@ -318,6 +319,10 @@ class TunnelPeers:
                 return self.number_of(name)
         held = holdings.block_at(network)
         return None if held is None else self.number_of(held.node)
+
+
+def _order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)
 
 
 def _hops(outer: Address) -> tuple[Address, ...]:

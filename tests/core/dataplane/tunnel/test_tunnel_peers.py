@@ -141,7 +141,9 @@ def whose(objects: Objects) -> dict[Address, str]:
     vouched = servers - taken
     owners |= {address: server(address) for address in vouched}
     if vouched & announced:
-        owners |= dict.fromkeys(announced - taken, server(min(vouched & announced, key=lambda one: one.version)))
+        named = {one.version for one in vouched & announced}
+        theirs = vouched & announced | {one for one in announced - taken if one.version not in named}
+        owners |= dict.fromkeys(theirs, server(min(vouched & announced, key=lambda one: one.version)))
     return owners
 
 
@@ -371,8 +373,8 @@ def test_answers_to_an_api_server_go_by_a_tunnel_that_its_machine_receives_by() 
 
 def test_an_api_server_has_the_other_addresses_that_its_machine_announces() -> None:
     """The API names those of one family alone. What somebody else has is nobody's to announce."""
-    maps, at, other, pod = TunnelPeers(ME), *map(ip_address, ("172.30.0.9", "fd00:172::9", "10.244.0.1"))
-    maps.set_block(ip_network("10.244.0.0/30"), block("10.244.0.0/30", "n2"))
+    maps, at, other, pod = TunnelPeers(ME), *map(ip_address, ("172.30.0.9", "fd00:172::9", "fd00:10:244::1"))
+    maps.set_block(ip_network("fd00:10:244::/126"), block("fd00:10:244::/126", "n2"))
     maps.set_devices([device(VXLAN)])
     maps.set_route(route_key("fd00:10:244::/126"), SeenRoute(link=VXLAN, via=ip_address("fe80::1")))
 
@@ -381,11 +383,12 @@ def test_an_api_server_has_the_other_addresses_that_its_machine_announces() -> N
         found = [maps.sources.get(PrefixKey.of(ip_network(one))) for one in (at, other, pod)]
         return [one.node if one is not None else None for one in found]
 
-    maps.set_gateway("cp", [at, other, pod], ["vxlan"])
+    maps.set_gateway("cp", [at, ip_address("172.30.0.10"), other, pod], ["vxlan"])
     assert numbers() == [None, None, None], "the API does not say that it is one of its servers"
     maps.set_api({}, frozenset((at,)))
     number = maps.number_of(f"{SERVER}{at}")
     assert numbers() == [number, number, None]
+    assert AddressKey(address=ip_address("172.30.0.10")) not in maps.peers, "of this family the API says which"
     peer = maps.peers[AddressKey(address=other)]
     assert (peer.ifindex, peer.outer) == (VXLAN, at), "answers take the tunnel, too"
     maps.announce("n2", [other])
