@@ -189,8 +189,12 @@ class NatsServer:
         self.start()
 
     def stop(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers, from when each thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        tasks, end = Path(f"/proc/{self.pid}/task"), time.monotonic() + 20
+        while any(one.read_text().rsplit(")", 1)[1].split()[0] != "T" for one in tasks.glob("*/stat")):
+            assert time.monotonic() < end, "the server does not stop"
+            time.sleep(0.01)
 
     def cont(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
