@@ -174,7 +174,11 @@ class Doctor:
 
     async def check_mtu(self, asked: DoctorRequest) -> Iterable[Finding]:
         """Ways that take less than both nodes' interfaces."""
-        return ways.check_mtu(self._of_installer({})) if self._concerns(asked) else ()
+        seen = self._of_installer({})
+        if not self._concerns(asked) or not (small := [one.way.remote for one in ways.small(seen)]):
+            return ()
+        uplinks = await self._read(lambda: {remote: _out_by(remote) for remote in small})
+        return ways.check_mtu(self._of_installer(uplinks))
 
     async def _measured(self) -> ways.Ways:
         seen = self._of_installer({})

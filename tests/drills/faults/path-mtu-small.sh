@@ -9,5 +9,8 @@ break)
 	;;
 mend)
 	"$PYTHON" -m lab fabric mtu 1500 --name "$LAB"
+	# What the router has said is remembered for ten minutes.
+	nsenter --net="/run/netns/$NODE" ip route flush cache
+	nsenter --net="/run/netns/$PEER" ip route flush cache
 	;;
 esac

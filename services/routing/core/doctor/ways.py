@@ -7,7 +7,7 @@ model adds, and whoever stands between drops it, unless a rule of this host is s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kit.netfilter import Dropped, Packet, Ruleset, dropped
@@ -70,11 +70,13 @@ def check(seen: Ways) -> Iterable[Finding]:
 
 
 def check_mtu(seen: Ways) -> Iterable[Finding]:
-    """A finding for each way that takes less than both nodes' interfaces do."""
-    for one in seen.measured:
-        evidence = one.evidence
-        if evidence.search.done and 0 < evidence.search.good < one.most:
-            yield _small(seen, one)
+    """A finding for each way of :func:`small`."""
+    return (_small(seen, one) for one in small(seen))
+
+
+def small(seen: Ways) -> Iterator[Measured]:
+    """Ways that take less than both nodes' interfaces do."""
+    return (one for one in seen.measured if one.evidence.search.done and 0 < one.evidence.search.good < one.most)
 
 
 def _outer(one: Measured, *, sent: bool) -> Packet:
