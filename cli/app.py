@@ -173,7 +173,7 @@ def ipam() -> None:
 @click.option("--blocks", is_flag=True, help="Only pools and blocks.")
 @click.option("--claims", is_flag=True, help="Only pools and kept addresses.")
 @output_option
-def ipamshow_report(blocks: bool, claims: bool, output: str) -> int:
+def ipam_show(blocks: bool, claims: bool, output: str) -> int:
     """Pools, the blocks that nodes hold, the addresses that owners keep.
 
     Exit code 1 when ipam reports a problem (say, pools that overlap).

@@ -50,6 +50,8 @@ WIREGUARD = Model(name="wireguard", overhead={4: 60, 6: 80})
 
 SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW, IPIP, VXLAN, WIREGUARD)}
 """Those that there are, by name."""
+LEARNT_PROTOCOL = 185
+"""rtm_protocol of a route that a BGP peer sent: a packet that takes it goes by no model."""
 ENCRYPTS = WIREGUARD.name
 """The model that FelixConfiguration asks for by ``wireguardEnabled``."""
 AUTO: Mapping[int, tuple[str, ...]] = {

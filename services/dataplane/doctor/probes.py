@@ -55,8 +55,8 @@ from services.dataplane.settings import Settings
 
 IDLE = 30.0
 """Seconds that the programs of the dry run are kept after a question: a path takes several."""
-_LEADS = (rtnl.UNICAST, 2)
-"""RTN_UNICAST and RTN_LOCAL (include/uapi/linux/rtnetlink.h): by the others a packet goes nowhere."""
+_LEADS = (rtnl.UNICAST, rtnl.LOCAL)
+"""By a route of another type a packet goes nowhere."""
 _LEAST_FRAME = 34
 """Bytes of an Ethernet and an IPv4 header."""
 

@@ -22,11 +22,12 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass
 from itertools import islice
 
+from kit.models import LEARNT_PROTOCOL
 from proto.net import Address
 from services.routing.core.bgp.values import Family, Prefix, covering
 from services.routing.core.faults import Fault
 
-PROTOCOL = 185
+PROTOCOL = LEARNT_PROTOCOL
 """rtm_protocol and nh_protocol."""
 METRIC = 96
 FIRST_ID, LAST_ID = 0x61740000, 0x6174FFFF

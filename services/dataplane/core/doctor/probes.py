@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal
 
-from kit.models import HOST_GW, IPIP, VXLAN, WIREGUARD
+from kit.models import HOST_GW, IPIP, LEARNT_PROTOCOL, VXLAN, WIREGUARD
 from proto.flow import DropReason, FlowEvent
 from proto.net import Address
 from proto.policy import Direction
@@ -24,8 +24,7 @@ from services.dataplane.core.datapath.tunnel_layout import Tunnel, TunnelKind
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = (TCP, UDP, SCTP)
 LEARNT = "bgp"
-"""Model of a packet that leaves as it is by a route that a BGP peer sent (DESIGN.md: protocol 185)."""
-LEARNT_PROTOCOL = 185
+"""Model of a packet that leaves as it is by a route that a BGP peer sent."""
 _ETH, _IP4, _IP6 = 14, 0x0800, 0x86DD
 _IPIP = 4
 _SYN, _ACK = 0x02, 0x10

@@ -213,7 +213,7 @@ class TunnelPeers:
         return name in self._nodes or self._underlay.holds(name)
 
     def _may_be_servers(self, address: Address) -> bool:
-        """The same of an address that the API does not name."""
+        """As :meth:`_is_servers`, of an address that the API does not name."""
         return address not in self._of_nodes and self._is_servers(address)
 
     def _is_servers(self, address: Address) -> bool:
