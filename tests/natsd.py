@@ -361,3 +361,15 @@ async def connecting(url: str, user: str, file: Path, ca: Path | None = None) ->
             running.cancel()
             await asyncio.wait([running], timeout=5)
         await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def handing(server: NatsServer, ca: Path | None = None) -> AsyncIterator[Connection]:
+    """A connection by which the server is handed accounts."""
+    file = server.folder / "resolver.creds"
+    write_secret(file, server.resolver)
+    async with connecting(server.url, RESOLVER_USER, file, ca) as connection:
+        async with asyncio.timeout(60):
+            while not connection.connected:
+                await asyncio.sleep(0.02)
+        yield connection

@@ -7,8 +7,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,17 +16,16 @@ import pytest
 from chassis.bus import connection as chassis_connection
 from chassis.bus import tls
 from chassis.bus.accounts import Account, User, make_accounts
-from chassis.bus.connection import Connection
 from chassis.bus.credentials import Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
-from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
+from chassis.bus.nats_jwt import SYSTEM, Issuer, carry_over, claims_of, preloaded
 from chassis.bus.resolver import connected, distrusting, hand_over, look_up, reload
 from chassis.faults import Refused, Unavailable
 from chassis.replaced_file import replace_file
 from chassis.secret import Secret
 from proto.subjects import ACKS, JETSTREAM, ROLES
 from tests.nats_cluster import NatsCluster
-from tests.natsd import Lines, NatsServer, bus_of, connecting, runtime_of
+from tests.natsd import Lines, NatsServer, bus_of, connecting, handing, runtime_of
 from tests.pki import Authority
 
 OWN = ACKS.subject("n9")
@@ -45,15 +44,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     made.start()
     yield made
     made.close()
-
-
-@asynccontextmanager
-async def handing(server: NatsServer, ca: Path | None = None) -> AsyncIterator[Connection]:
-    file = server.folder / "resolver.creds"
-    write_secret(file, server.resolver)
-    async with connecting(server.url, RESOLVER_USER, file, ca) as connection:
-        await until(lambda: connection.connected)
-        yield connection
 
 
 def joining(server: NatsServer) -> tuple[Account, User]:

@@ -8,8 +8,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from chassis.bus.accounts import Account
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import credentials
 from chassis.bus.nats_config import new_key, write_secret
-from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, NodeIssuer, _jwt, claims_of, preloaded
+from chassis.bus.nats_jwt import SYSTEM, Issuer, NodeIssuer, _jwt, claims_of, preloaded
 from chassis.bus.resolver import hand_over
 from proto.subjects import ACKS
-from tests.natsd import NatsServer, bus_of, connecting
+from tests.natsd import NatsServer, bus_of, connecting, handing
 
 NODE = "dataplane-n1"
 
@@ -39,15 +38,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     made.start()
     yield made
     made.close()
-
-
-@asynccontextmanager
-async def handing(server: NatsServer) -> AsyncIterator[Connection]:
-    file = server.folder / "resolver.creds"
-    write_secret(file, server.resolver)
-    async with connecting(server.url, RESOLVER_USER, file) as connection:
-        await until(lambda: connection.connected)
-        yield connection
 
 
 def came_back(node: Connection, times: int) -> bool:
