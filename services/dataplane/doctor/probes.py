@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ class ProbeDoctor:
         self._history = history
         self._endpoint_at = endpoint_at
         self._dry: DryRun | None = None
+        self._held = threading.RLock()
+        """While a dry run is under way or ends: a stop must not close its maps beneath it."""
         self._idle: asyncio.TimerHandle | None = None
 
     async def answer(self, asked: ProbeRequest) -> ProbeAnswer | None:
@@ -122,7 +125,7 @@ class ProbeDoctor:
         interpreter = Interpreter(node=asked.node, names=names, policies=self._history.names, wall_offset=0)
         pods = {address: one for one in self._endpoints.up.values() for address in one.addresses}
         try:
-            results = await asyncio.to_thread(self._results, asked, interpreter, pods)
+            results = await asyncio.to_thread(self._run, asked, interpreter, pods)
         except OSError as error:
             return self._refused(asked, f"the kernel of node {asked.node} refuses the dry run: {error}")
         finally:
@@ -131,6 +134,12 @@ class ProbeDoctor:
 
     def _refused(self, asked: ProbeRequest, why: str) -> ProbeAnswer:
         return ProbeAnswer(node=asked.node, results=(ProbeResult(refused=why),) * min(len(asked.probes), MAX_PROBES))
+
+    def _run(
+        self, asked: ProbeRequest, interpreter: Interpreter, pods: Mapping[Address, LocalEndpoint]
+    ) -> tuple[ProbeResult, ...]:
+        with self._held:
+            return self._results(asked, interpreter, pods)
 
     def _results(
         self, asked: ProbeRequest, interpreter: Interpreter, pods: Mapping[Address, LocalEndpoint]
@@ -145,10 +154,11 @@ class ProbeDoctor:
         return tuple(result(node, dry, probe) for probe in asked.probes)
 
     def close(self) -> None:
-        """Lets go of the programs of the dry run."""
-        if self._dry is not None:
-            self._dry.close()
-            self._dry = None
+        """Lets go of the programs of the dry run, once nothing is run on them any more."""
+        with self._held:
+            if self._dry is not None:
+                self._dry.close()
+                self._dry = None
 
 
 def result(node: Node, dry: DryRun, probe: Probe) -> ProbeResult:
@@ -293,7 +303,7 @@ async def start(
     doctor = ProbeDoctor(datapath, feed, endpoints, history, endpoint_at)
 
     async def let_go() -> None:
-        doctor.close()
+        await asyncio.to_thread(doctor.close)
 
     runtime.on_stop(let_go)
     await runtime.bus.serve_everyone(PROBES, ProbeRequest, doctor.answer)
