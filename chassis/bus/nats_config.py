@@ -38,6 +38,11 @@ __all__ = ["Cluster", "Server", "User", "make_users", "render", "user_name", "wr
 
 MAX_PAYLOAD = MAX_VALUE + 4096
 """Bytes of the largest message: a value, its envelope and its headers."""
+HANDSHAKE_FIRST = "500ms"
+"""How long a server waits for a TLS handshake before it sends INFO in the clear, for NATS' own tools and most libraries.
+
+NATS' ``auto`` is 50 ms, which an agent on a node under load misses.
+"""
 MAX_BUFFERED = 128
 """Messages that wait before a stream. One more is refused at once, and its writer tries again (``chassis.bus.kv``): so
 whoever floods a stream holds the others up by tenths of a second, where a long queue would be full of its messages."""
@@ -160,11 +165,11 @@ def server_part(server: Server) -> str:
 
 
 def _tls_part(folder: Path) -> str:
-    """``auto``: who begins with the handshake, as agents do, is answered at once; others get INFO after 50 ms first.
+    """Who begins with the handshake, as agents do, is answered at once; others get INFO after ``HANDSHAKE_FIRST``.
 
-    On a busy machine a handshake may come later: INFO then stands for its answer, and the connect is tried again.
+    A handshake that comes later finds INFO in place of its answer, and the connect is tried again.
     """
-    return f"tls {_files(folder, handshake_first='auto')}\n"
+    return f"tls {_files(folder, handshake_first=HANDSHAKE_FIRST)}\n"
 
 
 def _cluster_part(server: Server, cluster: Cluster) -> str:

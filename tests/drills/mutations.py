@@ -137,9 +137,7 @@ CHASSIS = (
         old="            nats_internals.abort(client)\n            with contextlib.suppress(TimeoutError):\n"
         "                async with asyncio.timeout(CONNECT_TIMEOUT):\n                    await client.close()\n",
         new="            nats_internals.close_transport(client)\n            await client.close()\n",
-        tests=(
-            "tests/shell/chassis/bus/test_admitted_nodes.py::test_every_agent_takes_up_an_authority_while_servers_reload",
-        ),
+        tests=("tests/shell/chassis/bus/test_tls.py::test_what_is_tried_ends_though_the_server_answers_no_goodbye",),
     ),
     Mutant(
         name="who-does-not-trust-the-new-authority-is-not-waited-for",

@@ -15,7 +15,8 @@ import nats
 import nats.errors
 import pytest
 
-from chassis.bus import tls
+from chassis.bus import connection as chassis_connection
+from chassis.bus import nats_internals, tls
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Credentials
 from chassis.replaced_file import replace_file
@@ -73,6 +74,82 @@ async def served_by(server: NatsServer) -> bytes:
     writer.close()
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     return bytes(shown)
+
+
+class Relay:
+    """A port that passes on to a server what it gets; a connection that is held stays open, and nothing more passes."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._newest = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, passed on both ways."""
+        held = self._newest = asyncio.Event()
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        ways = [asyncio.create_task(self._pass(*way, held)) for way in ((reader, back), (there, writer))]
+        try:
+            await asyncio.wait(ways)
+        finally:
+            for way in ways:
+                way.cancel()
+            for end in (writer, back):
+                end.close()
+
+    def hold(self) -> None:
+        """The connection that came last."""
+        self._newest.set()
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, held: asyncio.Event) -> None:
+        while octets := await source.read(65536):
+            if held.is_set():
+                break
+            sink.write(octets)
+            await sink.drain()
+        if held.is_set():
+            await asyncio.Event().wait()
+        sink.close()
+
+
+@asynccontextmanager
+async def relaying(target: int) -> AsyncIterator[tuple[Relay, int]]:
+    """A relay and its port."""
+    relay, tasks = Relay(target), set[asyncio.Task[None]]()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(relay.serve(reader, writer)))
+
+    served = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield relay, served.sockets[0].getsockname()[1]
+    finally:
+        served.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_tried_ends_though_the_server_answers_no_goodbye(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close over TLS waits for the other end's (RFC 8446, 6.1), and asyncio does for half a minute."""
+    assert server.tls is not None
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.1)
+    trusted = tmp_path / "trusted.crt"
+    shutil.copy(server.tls / "ca.crt", trusted)
+    connect = nats_internals.RenewingClient.connect
+    async with relaying(server.port) as (relay, port):
+
+        async def connect_and_be_left(client: nats_internals.RenewingClient, *args: object, **options: object) -> None:
+            await connect(client, *args, **options)  # type: ignore[arg-type]
+            relay.hold()
+
+        async with connecting(f"tls://127.0.0.1:{port}", of(server), trusted) as (connection, _):
+            await until(lambda: connection.connected)
+            monkeypatch.setattr(nats_internals.RenewingClient, "connect", connect_and_be_left)
+            other = Authority(tmp_path / "other").certificate.read_bytes()
+            replace_file(trusted, trusted.read_bytes() + other, 0o644)
+            await until(lambda: connection.reconnects == 1 and connection.connected)
 
 
 async def test_renewed_files_are_taken_up_and_nobody_is_dropped(server: NatsServer, authority: Authority) -> None:
