@@ -120,7 +120,7 @@ CHASSIS = (
         file="services/cluster/accounts.py",
         old="    if expected.runs and not keys:\n",
         new="    if False:\n",
-        tests=("tests/shell/cli/install/test_keys.py::test_who_does_not_take_its_key_keeps_the_old_one",),
+        tests=("tests/shell/cluster/test_accounts.py",),
     ),
     Mutant(
         name="a-new-authority-is-known-at-the-next-connect-alone",
