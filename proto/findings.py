@@ -135,6 +135,16 @@ def object_of(finding: Finding) -> tuple[str, str, str]:
     return ("Node", "", finding.node) if finding.node else ("", "", "")
 
 
+def reason_of(code: str) -> str:
+    """A finding's code in CamelCase, as reasons of Kubernetes' Events and conditions are written."""
+    return "".join(word.capitalize() for word in code.split("-"))
+
+
+def remedy_of(finding: Finding) -> str:
+    """The first of its fixes, else where to look."""
+    return finding.fixes[0].command if finding.fixes else "airmesh doctor shows the evidence"
+
+
 class Unchecked(msgspec.Struct, frozen=True):
     """A check that could not be made."""
 

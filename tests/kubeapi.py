@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class KubeApi:
         self._running = []
 
     def kubeconfig(self, user: str = "admin", *, port: int = 0, token: str = "") -> Path:
-        path = self.folder / f"{user}-{port}-{token}.kubeconfig"
+        path = self.folder / f"{user}-{port}-{sha256(token.encode()).hexdigest()[:16]}.kubeconfig"
         cluster = {
             "server": f"https://127.0.0.1:{port or self.port}",
             "certificate-authority": str(self.folder / "certs" / "apiserver.crt"),

@@ -21,12 +21,14 @@ from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.bgp import BgpStatus
 from proto.dns import CoreDNSDecision, DnsReport
-from proto.events import ObjectFault
+from proto.events import FindingEvent, ObjectFault
 from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
-from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, OBJECTS, ROLES
+from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, FINDING, OBJECT_FAULT, OBJECTS, ROLES
 from services.cluster import admission, kubeconfig
+from services.cluster.conditions import ConditionWriter
 from services.cluster.core.cache import Cache
+from services.cluster.core.conditions import KINDS as CONDITIONED
 from services.cluster.core.parse import NAMES
 from services.cluster.core.spellings import AGAIN, Caches, Together, label
 from services.cluster.departed import Departures
@@ -138,12 +140,24 @@ async def _mirror_when_possible(
     reporter = ObjectFaultReporter(
         kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=runtime.log
     )
+    conditions = ConditionWriter(
+        kube=kube,
+        lease=lease,
+        caches={kind: caches.first[kind] for kind in CONDITIONED},
+        listening=lambda: runtime.bus.connection.connected,
+        log=runtime.log,
+    )
     for subject in next(role.listens for role in ROLES if role.name == "cluster"):
-        if subject != BGP_STATUS:
+        if f".{OBJECT_FAULT}" in subject:
             await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+        elif f".{FINDING}" in subject:
+            await runtime.bus.subscribe(subject, FindingEvent, conditions.hear)
     statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=runtime.log)
     await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
     loops.append(Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1))
+    loops.append(
+        Loop(runtime, "conditions", cursors=[conditions.heard], apply=conditions.apply, period=5, debounce=0.2)
+    )
     loops.append(Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2))
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:

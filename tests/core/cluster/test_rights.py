@@ -48,6 +48,9 @@ CALLS: dict[str, frozenset[Right]] = {
     "admission.py:say_on_node:create": frozenset({("", "/events", "", "create")}),
     # Server-side apply of an Event that is not there yet makes it.
     "object_faults.py:_write:apply": frozenset({("", "/events", "", "patch"), ("", "/events", "", "create")}),
+    "conditions.py:_bring:apply": frozenset(
+        {("", f"/{plural}/status", "", "patch") for plural in ("nodes", "pods", "services")}
+    ),
     "writeback.py:_write_blocks:apply": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_taint:merge": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_condition:apply": frozenset({("", "/nodes/status", "", "patch")}),
