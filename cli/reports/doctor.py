@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from cli.reports import policy
+from cli.reports import affinity, policy
 from cli.reports.paths import Path, concerns, names_of
 from cli.reports.paths import tables as path_tables
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
@@ -143,6 +143,8 @@ def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Colle
     found = [
         Reported(agent=one.user, finding=finding) for one in answered.values() for finding in one.findings.findings
     ]
+    told = [(of_user(one.user)[1], seen) for one in answered.values() for seen in one.findings.affinities]
+    found += [Reported(agent="", finding=one) for one in affinity.check(told)]
     found += [Reported(agent="", finding=one) for one in silent(expected, agents)]
     found += [Reported(agent="", finding=one) for one in clocks_apart(list(answered.values()))]
     return Diagnosis(

@@ -30,6 +30,7 @@ from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.start import open_datapath
 from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.doctor.affinity import start as start_affinity_doctor
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
 from services.dataplane.doctor.probes import start as start_probes
@@ -247,6 +248,7 @@ def _start_doctors(runtime: Runtime[Settings], made: _Made) -> None:
     feed, tables, registry = made.feed, made.datapath.tables, made.registry
     start_host_doctor(runtime, feed, tables, registry)
     start_service_doctor(runtime, feed)
+    start_affinity_doctor(runtime, feed, tables)
     start_backlog_doctor(runtime, feed, registry)
     start_throttling_doctor(runtime, feed, registry)
     start_doctor(runtime, feed, tables)

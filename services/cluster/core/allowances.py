@@ -19,7 +19,7 @@ class _Allowance:
 
 
 class Allowances:
-    """``burst`` messages at once, ``per_second`` for long. Over ``most`` speakers, those with all left are forgotten."""
+    """``burst`` messages at once, ``per_second`` for long. Over ``most``, those with all left are forgotten."""
 
     def __init__(self, *, burst: float, per_second: float, most: int) -> None:
         self._burst = burst
