@@ -22,16 +22,18 @@ from proto.addresses import Block, BlockReport
 from proto.bgp import BgpStatus
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import FindingEvent, ObjectFault
-from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node
+from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node, Service
 from proto.policy import Ack
 from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, FINDING, OBJECT_FAULT, OBJECTS, ROLES
 from services.cluster import admission, kubeconfig
 from services.cluster.conditions import ConditionWriter
+from services.cluster.core import port_range
 from services.cluster.core.cache import Cache
 from services.cluster.core.conditions import KINDS as CONDITIONED
 from services.cluster.core.parse import NAMES
 from services.cluster.core.spellings import AGAIN, Caches, Together, label
 from services.cluster.departed import Departures
+from services.cluster.doctor import PortRangeDoctor
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
@@ -152,6 +154,7 @@ async def _mirror_when_possible(
             await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
         elif f".{FINDING}" in subject:
             await runtime.bus.subscribe(subject, FindingEvent, conditions.hear)
+    runtime.checks.add((port_range.CODE,), PortRangeDoctor(kube, caches.first[Service]).check, standing=False)
     statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=runtime.log)
     await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
     loops.append(Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1))

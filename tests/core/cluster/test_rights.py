@@ -43,6 +43,7 @@ WATCHED: frozenset[Right] = frozenset(
 CALLS: dict[str, frozenset[Right]] = {
     "feed.py:_list:page": frozenset(right for right in WATCHED if right[3] == "list"),
     "feed.py:_follow:watch": frozenset(right for right in WATCHED if right[3] == "watch"),
+    "doctor.py:check:page": frozenset({("", "/events", "", "list")}),
     "admission.py:_admit:ask": frozenset({("", "authentication.k8s.io/tokenreviews", "", "create")}),
     "admission.py:_annotate:apply": frozenset({("", "/nodes", "", "patch")}),
     "admission.py:say_on_node:create": frozenset({("", "/events", "", "create")}),
