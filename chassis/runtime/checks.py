@@ -76,8 +76,8 @@ class Checks:
     async def _answer(self, asked: DoctorRequest, checks: Sequence[_Added]) -> Findings:
         at_ms = time.time_ns() // 1_000_000
         outcomes = await asyncio.gather(*(self._outcome(one.codes, one.check, asked) for one in checks))
-        told = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
-        found = [one for one in told if isinstance(one, Finding)]
+        yielded = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
+        found = [one for one in yielded if isinstance(one, Finding)]
         found.sort(key=lambda one: (one.precedence, one.code, one.about))
         pairs = zip(checks, outcomes, strict=True)
         return Findings(
@@ -86,7 +86,7 @@ class Checks:
             checked=tuple(code for one, outcome in pairs if not isinstance(outcome, Unchecked) for code in one.codes),
             unchecked=tuple(outcome for outcome in outcomes if isinstance(outcome, Unchecked)),
             left_out=max(0, len(found) - MAX_FINDINGS),
-            affinities=tuple(one for one in told if isinstance(one, AffinityClients))[:MAX_AFFINITIES],
+            affinities=tuple(one for one in yielded if isinstance(one, AffinityClients))[:MAX_AFFINITIES],
         )
 
     async def _outcome(

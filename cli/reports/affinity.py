@@ -48,10 +48,10 @@ class Joined:
     busiest_flows: int
 
 
-def join(told: Iterable[tuple[str, AffinityClients]]) -> Iterator[Joined]:
-    """``told``: each with the node that says it."""
+def join(reports: Iterable[tuple[str, AffinityClients]]) -> Iterator[Joined]:
+    """``reports``: each with the node that says it."""
     ports: dict[tuple[str, int, int, int], list[tuple[str, AffinityClients]]] = defaultdict(list)
-    for node, one in told:
+    for node, one in reports:
         if _NAME.fullmatch(one.service) and len(one.backends) > 1 and len(one.pods) == len(one.backends):
             ports[one.service, one.port, one.protocol, one.family].append((node, one))
     for (service, port, _, _), said in sorted(ports.items()):
@@ -98,9 +98,9 @@ def _log_of(hits: int, trials: int, chance: float) -> float:
     return ways + hits * log(chance) + (trials - hits) * log(1 - chance)
 
 
-def check(told: Iterable[tuple[str, AffinityClients]]) -> Iterator[Finding]:
+def check(reports: Iterable[tuple[str, AffinityClients]]) -> Iterator[Finding]:
     """One finding for a Service port at most."""
-    for one in join(told):
+    for one in join(reports):
         found = _kept(one) or _masqueraded(one)
         if found is not None:
             yield found

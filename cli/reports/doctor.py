@@ -143,8 +143,8 @@ def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Colle
     found = [
         Reported(agent=one.user, finding=finding) for one in answered.values() for finding in one.findings.findings
     ]
-    told = [(of_user(one.user)[1], seen) for one in answered.values() for seen in one.findings.affinities]
-    found += [Reported(agent="", finding=one) for one in affinity.check(told)]
+    seen = [(of_user(one.user)[1], clients) for one in answered.values() for clients in one.findings.affinities]
+    found += [Reported(agent="", finding=one) for one in affinity.check(seen)]
     found += [Reported(agent="", finding=one) for one in silent(expected, agents)]
     found += [Reported(agent="", finding=one) for one in clocks_apart(list(answered.values()))]
     return Diagnosis(

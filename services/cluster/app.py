@@ -139,35 +139,39 @@ async def _mirror_when_possible(
     )
     watched = Writers(departures.views, lease, runtime.bus.report_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
-    reporter = ObjectFaultReporter(
-        kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=runtime.log
-    )
-    conditions = ConditionWriter(
-        kube=kube,
-        lease=lease,
-        caches={kind: caches.first[kind] for kind in CONDITIONED},
-        listening=lambda: runtime.bus.connection.connected,
-        log=runtime.log,
-    )
-    for subject in next(role.listens for role in ROLES if role.name == "cluster"):
-        if f".{OBJECT_FAULT}" in subject:
-            await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
-        elif f".{FINDING}" in subject:
-            await runtime.bus.subscribe(subject, FindingEvent, conditions.hear)
-    runtime.checks.add((port_range.CODE,), PortRangeDoctor(kube, caches.first[Service]).check, standing=False)
-    statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=runtime.log)
-    await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
-    loops.append(Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1))
-    loops.append(
-        Loop(runtime, "conditions", cursors=[conditions.heard], apply=conditions.apply, period=5, debounce=0.2)
-    )
-    loops.append(Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2))
+    loops += await _listen(runtime, kube, lease, caches)
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:
         _report_feeds(kubernetes, feeds)
         mirrored.set(objects.synced, objects.why())
         runtime.health.note("models", _wrong_with_models(caches) if lease.held else "")
         await asyncio.sleep(0.5)
+
+
+async def _listen(runtime: Runtime[Settings], kube: Kube, lease: Election, caches: Caches) -> list[Loop]:
+    """Loops that write to the API server what other services say on the bus."""
+    log = runtime.log
+    reporter = ObjectFaultReporter(kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=log)
+    conditions = ConditionWriter(
+        kube=kube,
+        lease=lease,
+        caches={kind: caches.first[kind] for kind in CONDITIONED},
+        listening=lambda: runtime.bus.connection.connected,
+        log=log,
+    )
+    statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=log)
+    for subject in next(role.listens for role in ROLES if role.name == "cluster"):
+        if f".{OBJECT_FAULT}" in subject:
+            await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+        elif f".{FINDING}" in subject:
+            await runtime.bus.subscribe(subject, FindingEvent, conditions.hear)
+    await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
+    runtime.checks.add((port_range.CODE,), PortRangeDoctor(kube, caches.first[Service]).check, standing=False)
+    return [
+        Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1),
+        Loop(runtime, "conditions", cursors=[conditions.heard], apply=conditions.apply, period=5, debounce=0.2),
+        Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2),
+    ]
 
 
 def _caches_of(feeds: list[Feed]) -> Caches:

@@ -71,20 +71,20 @@ class AffinityDoctor:
 
     def _asked(self, service: Service, port: ServicePort, address: Address) -> tuple[int, affinity.Asked] | None:
         key = lb.ServiceKey(address=address, port=port.port, protocol=port.protocol, scope=lb.Scope.SOCKET)
-        front = self._tables.services.get(key)
-        if front is None or not 1 < front.backends <= MAX_BACKENDS:
+        frontend = self._tables.services.get(key)
+        if frontend is None or not 1 < frontend.backends <= MAX_BACKENDS:
             return None
         found = [
-            self._tables.backends.get(lb.BackendKey(service=front.number, index=index))
-            for index in range(front.backends)
+            self._tables.backends.get(lb.BackendKey(service=frontend.number, index=index))
+            for index in range(frontend.backends)
         ]
         targets = sorted(((one.address, one.port) for one in found if one is not None), key=str)
-        return front.number, affinity.Asked(
+        return frontend.number, affinity.Asked(
             service=f"{service.namespace}/{service.name}",
             port=port.port,
             protocol=port.protocol,
             family=address.version,
-            seconds=front.affinity_seconds,
+            seconds=frontend.affinity_seconds,
             backends=tuple(targets),
         )
 

@@ -98,9 +98,9 @@ def test_what_makes_no_sense_is_left_out() -> None:
 
 @pytest.mark.parametrize("well", [lambda: seen(3, 4), lambda: seen(40, 0)])
 def test_the_command_joins_what_nodes_say(well: Callable[[], AffinityClients]) -> None:
-    told = Findings(at_ms=0, checked=(CODE,), affinities=(well(),))
+    reported = Findings(at_ms=0, checked=(CODE,), affinities=(well(),))
     report = diagnosis(
-        DoctorRequest(), [Answered(user="dataplane-n1", findings=told, asked_ms=0, came_ms=0)], ("dataplane-n1",), 0
+        DoctorRequest(), [Answered(user="dataplane-n1", findings=reported, asked_ms=0, came_ms=0)], ("dataplane-n1",), 0
     )
     assert report.well == (well().pods == (3, 4))
     assert [cause.agent for cause in report.causes] == [""] * (not report.well)

@@ -79,7 +79,7 @@ def test_what_was_written_in_a_former_life_stays_until_it_was_listened_for() -> 
     assert [one.since for one in now_of(reported, 102 + SETTLES, silent)] == ["s"]
 
 
-def test_what_is_not_told_again_ends_and_a_time_of_deafness_does_not_count() -> None:
+def test_what_is_not_reported_again_ends_and_a_time_of_deafness_does_not_count() -> None:
     reported = Reported(0)
     slow = event(instance="slow", again=3000)
     reported.hear(NODE, WEB, event(), 0, 0)
@@ -115,7 +115,7 @@ def test_an_object_has_the_causes_among_its_findings() -> None:
     assert kept == {f"Code{number}" for number in range(5, MAX_OF_OBJECT + 5)}
 
 
-def test_pairs_are_told_on_the_node_that_says_so() -> None:
+def test_pairs_are_reported_on_the_node_that_says_so() -> None:
     reported = Reported(0)
     mine: core.Target = (Node, "", "n1")
     for peer in ("n2", "n3"):

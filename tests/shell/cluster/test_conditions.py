@@ -189,7 +189,7 @@ async def test_it_comes_and_goes_with_what_is_found(
         assert [one["type"] for one in others] == ["example.org/Fine"]
 
 
-async def test_what_a_former_life_wrote_goes_when_nobody_tells_of_it(
+async def test_what_a_former_life_wrote_goes_when_nobody_reports_it(
     nats_server: NatsServer,
     api: KubeApi,
     shown: Callable[[str], dict[str, dict[str, Any]]],
@@ -229,8 +229,8 @@ async def test_a_finding_that_comes_and_goes_all_the_time_costs_the_api_server_l
     agent = await bus_for("dataplane", "n1")
     before = writes()
     async with cluster(nats_server, api):
-        for turn in range(300):
-            say(agent, "dataplane", FOUND, "gone" if turn % 2 else "came")
+        for number in range(300):
+            say(agent, "dataplane", FOUND, "gone" if number % 2 else "came")
             await asyncio.sleep(0.01)
         say(agent, "dataplane", FOUND)
         await until(lambda: writes() > before, 40)

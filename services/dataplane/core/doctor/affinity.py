@@ -68,12 +68,12 @@ def clients(
         if becomes.service in asked and not becomes.is_back and alive:
             sources[becomes.service][flow.source] += 1
     return tuple(
-        _told(one, [pods[number, index] for index in range(len(one.backends))], others[number], sources[number])
+        _report(one, [pods[number, index] for index in range(len(one.backends))], others[number], sources[number])
         for number, one in asked.items()
     )
 
 
-def _told(
+def _report(
     asked: Asked, pods: list[int], outside: list[tuple[Address, int]], sources: Counter[Address]
 ) -> AffinityClients:
     busiest, most = max(sources.items(), key=lambda one: (one[1], str(one[0])), default=("", 0))
