@@ -593,7 +593,7 @@ CLUSTER = (
         tests=("tests/core/cluster/test_conditions.py",),
     ),
     Mutant(
-        name="condition-of-a-former-life-is-taken-at-once",
+        name="condition-of-before-is-taken-away-at-once",
         file="services/cluster/core/conditions.py",
         old="kept = () if settled else",
         new="kept = () if True else",
