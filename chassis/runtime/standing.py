@@ -1,11 +1,11 @@
 """The standing check of an agent: its checks again and again at a slow period, told when findings come and go.
 
-``kit.standing`` decides what has come and what is gone. It is told as an event (``proto.events.FindingEvent``), as a
-gauge for each code, in the log, and as a fault of the object that it is about, which ``cluster`` writes there (of the
-event it makes a condition). Owns
-when to look: each ``every`` seconds, by chance a quarter sooner or later so that agents do not look at once, and
-:data:`CONFIRM` seconds after a look that has found something new or missed something. What lasts is answered from
-memory (``DoctorRequest.standing``), and dates what a person's own question finds.
+``kit.standing`` decides what has come and what is gone. It is told as an event (``proto.events.FindingEvent``), of
+which ``cluster`` makes a condition of the object, as a gauge for each code, in the log, and as a fault of the object
+that it is about, which ``cluster`` writes there. Owns when to look: each ``every`` seconds, by chance a quarter sooner
+or later so that agents do not look at once, and :data:`CONFIRM` seconds after a look that has found something new or
+missed something. What lasts is answered from memory (``DoctorRequest.standing``), and dates what a person's own
+question finds.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Source: Kubernetes' API conventions (typical status properties); meta/v1 Conditi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ MAX_SPEAKERS = 16_384
 MAX_OF_OBJECT = 16
 """Conditions of one object: the causes first."""
 _BY_NAME = {NAMES[kind]: kind for kind in KINDS}
+_CODE = re.compile(r"(?=.{1,63}\Z)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""Makes a type that the API server takes: one that it refuses would keep the others of its object away."""
 _MARK = f'"{PREFIX}'.encode()
 
 Target = tuple[type[KubernetesObject], str, str]
@@ -165,6 +168,8 @@ class Reported:
 
     def hear(self, who: Speaker, target: Target, event: FindingEvent, generation: int, now: float) -> str:
         """Takes in one message; why not, or empty."""
+        if not _CODE.fullmatch(event.finding.code):
+            return "malformed"
         said = self._heard.setdefault((who, target), {})
         key = event.instance, event.finding.code, event.finding.about
         kept = sum(len(of_target) for (one, _), of_target in self._heard.items() if one == who)

@@ -102,6 +102,8 @@ def test_a_speaker_has_a_rate_and_a_number_and_others_have_theirs() -> None:
     assert reported.hear(NODE, (Service, "shop", "s0"), event("gone"), 0, 1) == ""
     assert reported.hear(OTHER, WEB, event(), 0, 0) == ""
     assert len(reported.by_target(1)) == MAX_OF_SPEAKER + 1
+    for code in ("", "Upper", "a b", "a/b", "a--b", "-a", "a" * 64, "ä"):
+        assert reported.hear(POLICY, WEB, event(finding=msgspec.structs.replace(FOUND, code=code)), 0, 0) == "malformed"
     reported.forget([WEB])
     assert WEB not in reported.by_target(1)
 
