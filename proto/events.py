@@ -114,6 +114,10 @@ class FindingEvent(msgspec.Struct, frozen=True):
     """Unix seconds of the look."""
     finding: Finding
     """With ``since`` and, where one is known, ``change``; of one that is gone as it was found last."""
+    instance: str = ""
+    """Which copy of the service speaks."""
+    again: int = 0
+    """Seconds within which it is told again while it lasts; 0: not known."""
 
 
 class ServiceFault(msgspec.Struct, frozen=True):

@@ -17,6 +17,10 @@ import msgspec
 MAX_FINDINGS = 256
 """Findings of one answer: a kilobyte each, and a message has at most a megabyte."""
 
+MAX_AFFINITIES = 32
+MAX_BACKENDS = 64
+MAX_CLIENTS = 256
+
 Fault = Literal["nodes-apart", "policy", "service", "dns", "nodeport"]
 """Which of the five faults: pods of two nodes do not reach each other; a policy does not bite; a Service is slow or
 silent; names are not answered; a NodePort is not reached."""
@@ -135,6 +139,43 @@ def object_of(finding: Finding) -> tuple[str, str, str]:
     return ("Node", "", finding.node) if finding.node else ("", "", "")
 
 
+def reason_of(code: str) -> str:
+    """A finding's code in CamelCase, as reasons of Kubernetes' Events and conditions are written."""
+    return "".join(word.capitalize() for word in code.split("-"))
+
+
+def remedy_of(finding: Finding) -> str:
+    """The first of its fixes, else where to look."""
+    return finding.fixes[0].command if finding.fixes else "airmesh doctor shows the evidence"
+
+
+class AffinityClients(msgspec.Struct, frozen=True):
+    """What one node sees of the clients of a Service port with session affinity ``ClientIP``: no finding by itself,
+    since what is chance on one node is a fault only of all together.
+    """
+
+    service: str
+    """``namespace/name``."""
+    port: int
+    protocol: int
+    """IANA number."""
+    family: int
+    """4 or 6."""
+    seconds: int
+    """How long a client keeps its backend after its last connection."""
+    backends: tuple[str, ...]
+    """``address:port`` of those that new clients are given, each by the same chance; at most :data:`MAX_BACKENDS`."""
+    pods: tuple[int, ...]
+    """Clients that are network namespaces of this node (pods, and the node itself), by backend."""
+    outside: tuple[tuple[str, int], ...] = ()
+    """Clients from outside by address, each with the index of its backend: the first :data:`MAX_CLIENTS`."""
+    flows: int = 0
+    """Flows from outside that this node translates now."""
+    busiest: str = ""
+    """The address that most of them come from."""
+    busiest_flows: int = 0
+
+
 class Unchecked(msgspec.Struct, frozen=True):
     """A check that could not be made."""
 
@@ -153,6 +194,8 @@ class Findings(msgspec.Struct, frozen=True):
     unchecked: tuple[Unchecked, ...] = ()
     left_out: int = 0
     """Findings that found no room in this answer."""
+    affinities: tuple[AffinityClients, ...] = ()
+    """What the one who asks joins; at most :data:`MAX_AFFINITIES`."""
 
 
 def node_name(node: str) -> str:

@@ -105,14 +105,14 @@ def object_fault_subject(service: str, node_segment: str = "") -> str:
     return ".".join((EVENTS, service, OBJECT_FAULT, *([node_segment] if node_segment else [])))
 
 
-def speaker_of(subject: str) -> tuple[str, str] | None:
-    """Service and encoded node whose key an object fault on ``subject`` was told with; None when the server grants that
-    subject to nobody, or to every node of a service.
+def speaker_of(subject: str, what: str = OBJECT_FAULT) -> tuple[str, str] | None:
+    """Service and encoded node whose key an object fault, or a :data:`FINDING`, on ``subject`` was told with; None when
+    the server grants that subject to nobody, or to every node of a service.
     """
     service, _, rest = subject.removeprefix(f"{EVENTS}.").partition(".")
-    what, _, node = rest.partition(".")
+    kind, _, node = rest.partition(".")
     spoken = any(role.name == service and role.publishes and role.per_node == bool(node) for role in ROLES)
-    return (service, node) if what == OBJECT_FAULT and spoken and "." not in node else None
+    return (service, node) if kind == what and spoken and "." not in node else None
 
 
 def flow_subject(node_segment: str, verdict: str) -> str:
@@ -243,7 +243,13 @@ ROLES: tuple[Role, ...] = (
         serves=(CLUSTER_ADMIT,),
         discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.cluster.>",),
-        listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*", BGP_STATUS),
+        listens=(
+            f"{EVENTS}.*.{OBJECT_FAULT}",
+            f"{EVENTS}.*.{OBJECT_FAULT}.*",
+            f"{EVENTS}.*.{FINDING}",
+            f"{EVENTS}.*.{FINDING}.*",
+            BGP_STATUS,
+        ),
         makes_buckets=True,
     ),
     Role(

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class KubeApi:
         self.log = folder / "kube-apiserver.log"
         self.audit_log = folder / "audit.log"
         self._running: list[subprocess.Popen[bytes]] = []
+        self._store = ""
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,9 +77,20 @@ class KubeApi:
         (self.folder / "audit.json").write_text(
             json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]})
         )
-        k8s, at = str(program()), f"http://127.0.0.1:{peer}"
-        self._run(k8s, "etcd", ETCD, store=store, peer=at, folder=str(self.folder))
-        self._run(k8s, "kube-apiserver", API_SERVER, store=store, port=str(self.port), folder=str(self.folder))
+        self._store, at = store, f"http://127.0.0.1:{peer}"
+        self._run("etcd", ETCD, store=store, peer=at, folder=str(self.folder))
+        self._serve()
+
+    def serve_again(self, *flags: str) -> None:
+        """The API server ends and begins again, with more flags, on what is stored."""
+        server = self._running.pop()
+        server.kill()
+        server.wait(20)
+        self._serve(*flags)
+
+    def _serve(self, *flags: str) -> None:
+        whole = " ".join((API_SERVER, *flags))
+        self._run("kube-apiserver", whole, store=self._store, port=str(self.port), folder=str(self.folder))
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
@@ -88,9 +101,9 @@ class KubeApi:
             time.sleep(0.1)
         raise RuntimeError(f"kube-apiserver did not start: {self.log.read_text()[-3000:]}")
 
-    def _run(self, k8s: str, name: str, flags: str, **named: str) -> None:
+    def _run(self, name: str, flags: str, **named: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            argv = ["nice", "-n", "5", k8s, name, *flags.format(**named).split()]
+            argv = ["nice", "-n", "5", str(program()), name, *flags.format(**named).split()]
             self._running.append(subprocess.Popen(argv, stdout=log, stderr=log))
 
     def close(self) -> None:
@@ -100,7 +113,7 @@ class KubeApi:
         self._running = []
 
     def kubeconfig(self, user: str = "admin", *, port: int = 0, token: str = "") -> Path:
-        path = self.folder / f"{user}-{port}-{token}.kubeconfig"
+        path = self.folder / f"{user}-{port}-{sha256(token.encode()).hexdigest()[:16]}.kubeconfig"
         cluster = {
             "server": f"https://127.0.0.1:{port or self.port}",
             "certificate-authority": str(self.folder / "certs" / "apiserver.crt"),

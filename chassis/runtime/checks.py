@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chassis.faults import Fault
-from proto.findings import MAX_FINDINGS, DoctorRequest, Finding, Findings, Unchecked
+from proto.findings import (
+    MAX_AFFINITIES,
+    MAX_FINDINGS,
+    AffinityClients,
+    DoctorRequest,
+    Finding,
+    Findings,
+    Unchecked,
+)
 
 if TYPE_CHECKING:
     from chassis.telemetry.log import Log
@@ -23,8 +31,9 @@ if TYPE_CHECKING:
 DEADLINE = 5.0
 """Seconds of one check."""
 
-Check = Callable[[DoctorRequest], Awaitable[Iterable[Finding]]]
-"""Takes what is asked. Raises :class:`NotChecked` when it cannot look."""
+Check = Callable[[DoctorRequest], Awaitable[Iterable[Finding | AffinityClients]]]
+"""Takes what is asked; what it yields that is no finding is joined by whoever asked. Raises :class:`NotChecked` when it
+cannot look."""
 
 
 class NotChecked(Fault):
@@ -67,7 +76,8 @@ class Checks:
     async def _answer(self, asked: DoctorRequest, checks: Sequence[_Added]) -> Findings:
         at_ms = time.time_ns() // 1_000_000
         outcomes = await asyncio.gather(*(self._outcome(one.codes, one.check, asked) for one in checks))
-        found = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
+        yielded = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
+        found = [one for one in yielded if isinstance(one, Finding)]
         found.sort(key=lambda one: (one.precedence, one.code, one.about))
         pairs = zip(checks, outcomes, strict=True)
         return Findings(
@@ -76,9 +86,12 @@ class Checks:
             checked=tuple(code for one, outcome in pairs if not isinstance(outcome, Unchecked) for code in one.codes),
             unchecked=tuple(outcome for outcome in outcomes if isinstance(outcome, Unchecked)),
             left_out=max(0, len(found) - MAX_FINDINGS),
+            affinities=tuple(one for one in yielded if isinstance(one, AffinityClients))[:MAX_AFFINITIES],
         )
 
-    async def _outcome(self, codes: tuple[str, ...], check: Check, asked: DoctorRequest) -> list[Finding] | Unchecked:
+    async def _outcome(
+        self, codes: tuple[str, ...], check: Check, asked: DoctorRequest
+    ) -> list[Finding | AffinityClients] | Unchecked:
         named = ", ".join(codes)
         try:
             async with asyncio.timeout(DEADLINE):

@@ -82,7 +82,12 @@ class Runtime(Generic[S]):
             stats=self._stats,
         )
         self.standing = StandingCheck(
-            checks=self.checks, bus=self.bus, service=name, every=settings.checks_every, log=log
+            checks=self.checks,
+            bus=self.bus,
+            service=name,
+            instance=self.instance,
+            every=settings.checks_every,
+            log=log,
         )
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -1,15 +1,17 @@
 """The standing check of an agent: its checks again and again at a slow period, told when findings come and go.
 
-``kit.standing`` decides what has come and what is gone. It is told as an event (``proto.events.FindingEvent``), as a
-gauge for each code, in the log, and as a fault of the object that it is about, which ``cluster`` writes there. Owns
-when to look: each ``every`` seconds, by chance a quarter sooner or later so that agents do not look at once, and
-:data:`CONFIRM` seconds after a look that has found something new or missed something. What lasts is answered from
-memory (``DoctorRequest.standing``), and dates what a person's own question finds.
+``kit.standing`` decides what has come and what is gone. It is told as an event (``proto.events.FindingEvent``), of
+which ``cluster`` makes a condition of the object, as a gauge for each code, in the log, and as a fault of the object
+that it is about, which ``cluster`` writes there. Owns when to look: each ``every`` seconds, by chance a quarter sooner
+or later so that agents do not look at once, and :data:`CONFIRM` seconds after a look that has found something new or
+missed something. What lasts is answered from memory (``DoctorRequest.standing``), and dates what a person's own
+question finds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterable
@@ -27,7 +29,7 @@ from kit.once import Once
 from kit.standing import Key, Standing, key_of
 from proto.codec import decode_segment
 from proto.events import FindingEvent, ObjectFault
-from proto.findings import MAX_FINDINGS, DoctorRequest, Finding, Findings, Unchecked, object_of
+from proto.findings import MAX_FINDINGS, DoctorRequest, Finding, Findings, Unchecked, object_of, reason_of, remedy_of
 from proto.objects import KINDS
 from proto.subjects import FINDING, OBJECTS, event_subject, object_fault_subject
 
@@ -35,6 +37,8 @@ CONFIRM = 10.0
 """Seconds until the look that confirms another."""
 AGAIN = 600.0
 """Seconds after which a finding that lasts is told again: an event may be lost, and Kubernetes forgets its own."""
+LATE = 1.25
+"""Share of the period that a look may be late, and as much early."""
 AT_ONCE = 20
 """Findings told on objects in one look: ``cluster`` takes a bounded number of each speaker."""
 
@@ -46,10 +50,11 @@ _GROUPS = {kind.type.__name__: "" if kind.group == "core" else kind.group for ki
 class StandingCheck:
     """``run`` for ever; ``answer`` what is asked."""
 
-    def __init__(self, *, checks: Checks, bus: Bus, service: str, every: float, log: Log) -> None:
+    def __init__(self, *, checks: Checks, bus: Bus, service: str, instance: str, every: float, log: Log) -> None:
         self._checks = checks
         self._bus = bus
         self._service = service
+        self._instance = instance
         self._every = every
         self._log = log
         self._node = decode_segment(bus.node) if bus.node else ""
@@ -72,7 +77,7 @@ class StandingCheck:
             await asyncio.Event().wait()
         while True:
             wait = self._every if self._standing.settled else min(CONFIRM, self._every)
-            await asyncio.sleep(wait * (0.75 + random.random() / 2))  # noqa: S311 - spreads agents
+            await asyncio.sleep(wait * random.uniform(2 - LATE, LATE))  # noqa: S311 - spreads agents
             await self.look()
 
     async def answer(self, asked: DoctorRequest) -> Findings:
@@ -129,7 +134,15 @@ class StandingCheck:
                 self._bus.publish(object_fault_subject(self._service, self._bus.node), fault)
 
     def _publish(self, state: Literal["came", "lasts", "gone"], finding: Finding, now: int) -> None:
-        event = FindingEvent(service=self._service, node=self._node, state=state, at=now, finding=finding)
+        event = FindingEvent(
+            service=self._service,
+            node=self._node,
+            state=state,
+            at=now,
+            finding=finding,
+            instance=self._instance,
+            again=math.ceil(AGAIN + self._every * LATE),
+        )
         self._bus.publish(event_subject(self._service, FINDING), event)
 
     def _fault(self, finding: Finding) -> ObjectFault | None:
@@ -144,7 +157,7 @@ class StandingCheck:
             kind=kind,
             namespace=namespace,
             name=name,
-            reason="".join(word.capitalize() for word in finding.code.split("-")),
+            reason=reason_of(finding.code),
             fault=finding.cause,
-            remedy=finding.fixes[0].command if finding.fixes else "airmesh doctor shows the evidence",
+            remedy=remedy_of(finding),
         )

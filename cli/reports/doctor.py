@@ -14,11 +14,12 @@ from typing import Literal
 
 import msgspec
 
-from cli.reports import policy
+from cli.reports import affinity, policy
 from cli.reports.paths import Path, concerns, names_of
 from cli.reports.paths import tables as path_tables
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import ago
+from kit.standing import key_of
 from proto.codec import Malformed, decode_segment
 from proto.findings import (
     AGENT,
@@ -138,11 +139,13 @@ def question(*words: str) -> DoctorRequest | None:
 
 def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Collection[str], asked_at: int) -> Diagnosis:
     """``expected``: users that should answer."""
-    answered = {one.user: one for one in answers}
+    answered = by_user(answers)
     agents = {of_user(user) for user in answered}
     found = [
         Reported(agent=one.user, finding=finding) for one in answered.values() for finding in one.findings.findings
     ]
+    seen = [(of_user(one.user)[1], clients) for one in answered.values() for clients in one.findings.affinities]
+    found += [Reported(agent="", finding=one) for one in affinity.check(seen)]
     found += [Reported(agent="", finding=one) for one in silent(expected, agents)]
     found += [Reported(agent="", finding=one) for one in clocks_apart(list(answered.values()))]
     return Diagnosis(
@@ -159,6 +162,30 @@ def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Colle
         ),
         left_out=sum(one.findings.left_out for one in answered.values()),
     )
+
+
+def by_user(answers: Iterable[Answered]) -> dict[str, Answered]:
+    """What copies of one service answer, as one: a finding counts once, and what one could look at is looked at."""
+    found: dict[str, Answered] = {}
+    for one in answers:
+        before = found.get(one.user)
+        found[one.user] = one if before is None else _both(before, one)
+    return found
+
+
+def _both(one: Answered, other: Answered) -> Answered:
+    mine, others = one.findings, other.findings
+    checked = dict.fromkeys((*mine.checked, *others.checked))
+    missed = dict.fromkeys((*mine.unchecked, *others.unchecked))
+    both = msgspec.structs.replace(
+        mine,
+        findings=tuple({key_of(each): each for each in (*others.findings, *mine.findings)}.values()),
+        checked=tuple(checked),
+        unchecked=tuple(each for each in missed if not checked.keys() >= set(each.check.split(", "))),
+        left_out=max(mine.left_out, others.left_out),
+        affinities=mine.affinities or others.affinities,
+    )
+    return msgspec.structs.replace(one, findings=both)
 
 
 def of_connection(report: Diagnosis, followed: Sequence[Path]) -> Diagnosis:

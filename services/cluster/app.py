@@ -21,15 +21,19 @@ from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.bgp import BgpStatus
 from proto.dns import CoreDNSDecision, DnsReport
-from proto.events import ObjectFault
-from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node
+from proto.events import FindingEvent, ObjectFault
+from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node, Service
 from proto.policy import Ack
-from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, OBJECTS, ROLES
+from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, FINDING, OBJECT_FAULT, OBJECTS, ROLES
 from services.cluster import admission, kubeconfig
+from services.cluster.conditions import ConditionWriter
+from services.cluster.core import port_range
 from services.cluster.core.cache import Cache
+from services.cluster.core.conditions import KINDS as CONDITIONED
 from services.cluster.core.parse import NAMES
 from services.cluster.core.spellings import AGAIN, Caches, Together, label
 from services.cluster.departed import Departures
+from services.cluster.doctor import PortRangeDoctor
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
@@ -135,22 +139,39 @@ async def _mirror_when_possible(
     )
     watched = Writers(departures.views, lease, runtime.bus.report_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
-    reporter = ObjectFaultReporter(
-        kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=runtime.log
-    )
-    for subject in next(role.listens for role in ROLES if role.name == "cluster"):
-        if subject != BGP_STATUS:
-            await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
-    statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=runtime.log)
-    await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
-    loops.append(Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1))
-    loops.append(Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2))
+    loops += await _listen(runtime, kube, lease, caches)
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:
         _report_feeds(kubernetes, feeds)
         mirrored.set(objects.synced, objects.why())
         runtime.health.note("models", _wrong_with_models(caches) if lease.held else "")
         await asyncio.sleep(0.5)
+
+
+async def _listen(runtime: Runtime[Settings], kube: Kube, lease: Election, caches: Caches) -> list[Loop]:
+    """Loops that write to the API server what other services say on the bus."""
+    log = runtime.log
+    reporter = ObjectFaultReporter(kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=log)
+    conditions = ConditionWriter(
+        kube=kube,
+        lease=lease,
+        caches={kind: caches.first[kind] for kind in CONDITIONED},
+        listening=lambda: runtime.bus.connection.connected,
+        log=log,
+    )
+    statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=log)
+    for subject in next(role.listens for role in ROLES if role.name == "cluster"):
+        if f".{OBJECT_FAULT}" in subject:
+            await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+        elif f".{FINDING}" in subject:
+            await runtime.bus.subscribe(subject, FindingEvent, conditions.hear)
+    await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
+    runtime.checks.add((port_range.CODE,), PortRangeDoctor(kube, caches.first[Service]).check, standing=False)
+    return [
+        Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1),
+        Loop(runtime, "conditions", cursors=[conditions.heard], apply=conditions.apply, period=5, debounce=0.2),
+        Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2),
+    ]
 
 
 def _caches_of(feeds: list[Feed]) -> Caches:

@@ -23,6 +23,7 @@ from services.dataplane.cni.start import start as start_cni
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.conntrack.start import start as start_conntrack
 from services.dataplane.core.datapath.pins import Source
+from services.dataplane.core.doctor.masquerade import Denials
 from services.dataplane.core.endpoint.links import KernelLinks, pod_mac
 from services.dataplane.core.ipam.journal import Ask
 from services.dataplane.datapath.growth import Growth, limits_of
@@ -30,8 +31,10 @@ from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.start import open_datapath
 from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.doctor.affinity import start as start_affinity_doctor
 from services.dataplane.doctor.backlogs import start as start_backlog_doctor
 from services.dataplane.doctor.host import start as start_host_doctor
+from services.dataplane.doctor.masquerade import start as start_masquerade_doctor
 from services.dataplane.doctor.probes import start as start_probes
 from services.dataplane.doctor.resolvers import start as start_resolver_doctor
 from services.dataplane.doctor.retransmits import start as start_retransmit_doctor
@@ -227,7 +230,7 @@ def _start(
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
     start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
-    _start_doctors(runtime, made)
+    denials = _start_doctors(runtime, made)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
     start_monitor(
@@ -238,18 +241,21 @@ def _start(
         history=enforcer.history,
         endpoint_at=peers.endpoint_at,
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
+        also=denials.take,
     )
     return peers
 
 
-def _start_doctors(runtime: Runtime[Settings], made: _Made) -> None:
-    """What the agent looks at when it is asked what is wrong."""
+def _start_doctors(runtime: Runtime[Settings], made: _Made) -> Denials:
+    """What the agent looks at when it is asked what is wrong; returns who has to hear of the programs' events."""
     feed, tables, registry = made.feed, made.datapath.tables, made.registry
     start_host_doctor(runtime, feed, tables, registry)
     start_service_doctor(runtime, feed)
+    start_affinity_doctor(runtime, feed, tables)
     start_backlog_doctor(runtime, feed, registry)
     start_throttling_doctor(runtime, feed, registry)
     start_doctor(runtime, feed, tables)
+    return start_masquerade_doctor(runtime, feed, registry)
 
 
 def _start_endpoints(

@@ -12,7 +12,9 @@ from proto.identity import Reserved
 from proto.policy import Direction
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.layout import Event
 from services.dataplane.core.datapath.service_layout import ServiceFlag
+from services.dataplane.core.doctor.masquerade import Denials, Denied
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP
 from tests.bpf.frontends import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve
@@ -54,6 +56,24 @@ class TestLocalBackend:
         assert str(denied) == "drop POLICY_DENIED"
         assert denied.event is not None
         assert (denied.event.peer, denied.event.destination_port) == (Reserved.REMOTE_NODE, 8080)
+
+    def test_a_translated_packet_of_another_node_that_is_denied_is_known_as_one(
+        self, world: World, n: Names, kind: str
+    ) -> None:
+        world.isolate(world.b.identity, ingress=True)
+        denials, events = Denials(), list[Event]()
+        for port in (4000, nat.FIRST_PORT):
+            denied = world.from_wire(packet(f"{kind} {n.other}:{port} > {n.pod}:8080"))
+            assert str(denied) == "drop POLICY_DENIED"
+            events += [] if denied.event is None else [denied.event]
+        denials.take(events)
+        key = Denied(
+            endpoint=events[-1].endpoint,
+            source=ip_address(n.other.strip("[]")),
+            protocol=PROTOCOLS[kind],
+            port=8080,
+        )
+        assert denials.now(events[-1].time) == {key: 1}, "what the node sends of its own is none"
 
     def test_a_pod_elsewhere_is_a_client_like_any_other(self, world: World, n: Names, kind: str) -> None:
         serve(world, f"{n.node}:30080", f"{n.pod}:8080", protocol=PROTOCOLS[kind])

@@ -578,10 +578,31 @@ CLUSTER = (
     ),
     Mutant(
         name="one-key-may-flood-the-api",
-        file="services/cluster/core/object_faults.py",
+        file="services/cluster/core/allowances.py",
         old="        if mine.left < 1:\n            return False\n",
         new="",
         tests=("tests/core/cluster/test_object_faults.py",),
+    ),
+    Mutant(
+        name="node-sets-conditions-of-anothers-pods",
+        file="services/cluster/core/conditions.py",
+        old="isinstance(value, Pod) and value.node == who[1]",
+        new="isinstance(value, Pod)",
+        tests=("tests/core/cluster/test_conditions.py",),
+    ),
+    Mutant(
+        name="condition-of-before-is-taken-away-at-once",
+        file="services/cluster/core/conditions.py",
+        old="kept = () if settled else",
+        new="kept = () if True else",
+        tests=("tests/core/cluster/test_conditions.py",),
+    ),
+    Mutant(
+        name="chance-of-one-backend-is-that-of-any",
+        file="cli/reports/affinity.py",
+        old="len(one.clients) * at_least(",
+        new="at_least(",
+        tests=("tests/core/cli/test_affinity.py",),
     ),
     Mutant(
         name="misspelt-wish-is-taken-in-silence",

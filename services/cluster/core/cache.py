@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from proto.objects import FelixConfiguration, Kind, KubernetesObject, NetworkPolicy, Pod
+from services.cluster.core.conditions import KINDS as CONDITIONED
+from services.cluster.core.conditions import Condition, shown
 from services.cluster.core.diff import Name
 from services.cluster.core.felix import encrypting
 from services.cluster.core.parse import Malformed, read
@@ -31,6 +33,7 @@ class _Identity(msgspec.Struct, rename="camel"):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    generation: int = 0
 
 
 class _Identified(msgspec.Struct):
@@ -49,6 +52,10 @@ class Known:
     raw: bytes = b""
     stand_in: KubernetesObject | None = None
     """What is mirrored while there never was a good version: for a policy, one that isolates."""
+    generation: int = 0
+    """``metadata.generation``; 0: the kind has none."""
+    conditions: tuple[Condition, ...] = ()
+    """Ours, of the kinds that have any."""
 
 
 class Cache:
@@ -62,6 +69,8 @@ class Cache:
         self.faults: dict[Name, Malformed] = {}
         self.unserved: dict[Name, tuple[Unserved, ...]] = {}
         """What good objects ask for that is left out; only of those that do."""
+        self.with_conditions: set[Name] = set()
+        """Objects that have conditions of ours."""
         self._keep_raw = keep_raw
         self._dirty: set[Name] = set()
 
@@ -112,7 +121,9 @@ class Cache:
             self.unserved.pop(name, None)
             if left_out:
                 self.unserved[name] = left_out
-        self.known[name] = Known(identity.uid, value, kept, stand_in)
+        conditions = shown(raw) if self.kind.type in CONDITIONED else ()
+        self.known[name] = Known(identity.uid, value, kept, stand_in, identity.generation, conditions)
+        (self.with_conditions.add if conditions else self.with_conditions.discard)(name)
         if before is None or before != self.known[name]:
             self._mark(name)
         return name
@@ -133,6 +144,7 @@ class Cache:
             self._mark(name)
         self.faults.pop(name, None)
         self.unserved.pop(name, None)
+        self.with_conditions.discard(name)
 
     def _mark(self, name: Name) -> None:
         self._dirty.add(name)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from proto.events import ObjectFault
 from proto.objects import KINDS, Kind
+from services.cluster.core.allowances import Allowances, Speaker
 from services.cluster.core.parse import NAMES
 
 EVERY = 30.0
@@ -39,9 +41,6 @@ _REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 _KINDS: Mapping[tuple[str, str], Kind] = {
     ("" if kind.group == "core" else kind.group, NAMES[kind.type]): kind for kind in KINDS
 }
-
-Speaker = tuple[str, str]
-"""Service, and node name for a service of each node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +71,6 @@ class Series:
     unwritten: bool = True
 
 
-@dataclass(slots=True)
-class _Allowance:
-    left: float
-    at: float
-
-
 def kind_named(fault: ObjectFault) -> Kind | None:
     """The kind that a fault names, None for one that is not mirrored."""
     return _KINDS.get((fault.group, fault.kind))
@@ -88,25 +81,11 @@ class Board:
 
     def __init__(self) -> None:
         self.series: dict[Subject, Series] = {}
-        self._allowances: dict[Speaker, _Allowance] = {}
+        self._allowances = Allowances(burst=BURST, per_second=PER_SECOND, most=MAX_SERIES)
 
     def allow(self, speaker: Speaker, now: float) -> bool:
         """Takes one from the speaker's allowance; False when nothing is left. Called first, for whatever it says."""
-        mine = self._allowances.get(speaker)
-        if mine is None:
-            if len(self._allowances) >= MAX_SERIES:
-                self._allowances = {
-                    one: allowance
-                    for one, allowance in self._allowances.items()
-                    if allowance.left + (now - allowance.at) * PER_SECOND < BURST
-                }
-            mine = self._allowances[speaker] = _Allowance(BURST, now)
-        mine.left = min(BURST, mine.left + (now - mine.at) * PER_SECOND)
-        mine.at = now
-        if mine.left < 1:
-            return False
-        mine.left -= 1
-        return True
+        return self._allowances.take(speaker, now)
 
     def hear(self, speaker: Speaker, subject: Subject, fault: ObjectFault, now: float) -> str:
         """Adds it to its series; returns why not, empty when it was taken."""
@@ -119,7 +98,7 @@ class Board:
             if opened >= MAX_OPENED or len(self.series) >= MAX_SERIES:
                 return "too-many"
             series = self.series[subject] = Series(subject, speaker, now)
-        series.fault, series.remedy = _plain(fault.fault, MAX_FAULT), _plain(fault.remedy, MAX_REMEDY)
+        series.fault, series.remedy = plain(fault.fault, MAX_FAULT), plain(fault.remedy, MAX_REMEDY)
         series.last, series.unwritten = now, True
         series.count += 1
         series.speakers[speaker] = None
@@ -176,7 +155,7 @@ def event_body(series: Series, *, first: str, last: str, instance: str) -> Mappi
         "type": "Warning",
         "reason": subject.reason,
         "action": "Serve",
-        "message": f"{series.fault}; {series.remedy} (says {_speakers(series)})",
+        "message": f"{series.fault}; {series.remedy} (says {named(series.speakers)})",
         "firstTimestamp": first,
         "lastTimestamp": last,
         "count": series.count,
@@ -186,13 +165,14 @@ def event_body(series: Series, *, first: str, last: str, instance: str) -> Mappi
     }
 
 
-def _speakers(series: Series) -> str:
-    named = [f"{service} on {node}" if node else service for service, node in list(series.speakers)[:MAX_NAMED]]
-    others = len(series.speakers) - len(named)
-    return ", ".join(named) + (f" and {others} more" if others else "")
+def named(speakers: Collection[Speaker]) -> str:
+    """Who says it, as a person reads it: the first :data:`MAX_NAMED`, and how many others."""
+    first = [f"{service} on {node}" if node else service for service, node in islice(speakers, MAX_NAMED)]
+    others = len(speakers) - len(first)
+    return ", ".join(first) + (f" and {others} more" if others else "")
 
 
-def _plain(text: str, most: int) -> str:
+def plain(text: str, most: int) -> str:
     """One line of printable text."""
     line = "".join(char if char.isprintable() else " " for char in text[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
 from cli.faults import Usage
@@ -53,6 +55,21 @@ def test_what_is_about_a_node_explains_its_pairs_and_what_it_affects() -> None:
 
 def test_of_two_of_one_precedence_neither_explains_the_other() -> None:
     assert codes(finding("a", "Node n1", 20), finding("b", "Node n1", 20)) == {"a": [], "b": []}
+
+
+def test_copies_of_a_service_are_one_agent() -> None:
+    """Whichever answers last: what both find counts once, and what one could not look at the other did."""
+    found, missed = finding("a", "Service shop/web", 50), Unchecked(check="a, b", why="not compiled yet")
+    other = finding("b", "Service shop/web", 50)
+    first = Findings(at_ms=1_000_000, findings=(found,), checked=("a", "b"))
+    second = Findings(at_ms=1_000_000, findings=(found, other), checked=("b", "c"))
+    third = Findings(at_ms=1_000_000, unchecked=(missed, Unchecked(check="d", why="no")))
+    for order in permutations((first, second, third)):
+        copies = [Answered(user="dns", findings=one, asked_ms=1_000_000, came_ms=1_000_100) for one in order]
+        report = diagnosis(DoctorRequest(), copies, ("dns",), 1000)
+        assert sorted(cause.finding.code for cause in report.causes) == ["a", "b"]
+        assert (report.agents, report.checked) == (("dns",), ("a", "b", "c"))
+        assert [one.check for one in report.unchecked] == ["d"]
 
 
 def test_an_agent_that_does_not_answer_is_a_finding() -> None:

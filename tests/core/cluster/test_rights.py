@@ -43,11 +43,15 @@ WATCHED: frozenset[Right] = frozenset(
 CALLS: dict[str, frozenset[Right]] = {
     "feed.py:_list:page": frozenset(right for right in WATCHED if right[3] == "list"),
     "feed.py:_follow:watch": frozenset(right for right in WATCHED if right[3] == "watch"),
+    "doctor.py:check:page": frozenset({("", "/events", "", "list")}),
     "admission.py:_admit:ask": frozenset({("", "authentication.k8s.io/tokenreviews", "", "create")}),
     "admission.py:_annotate:apply": frozenset({("", "/nodes", "", "patch")}),
     "admission.py:say_on_node:create": frozenset({("", "/events", "", "create")}),
     # Server-side apply of an Event that is not there yet makes it.
     "object_faults.py:_write:apply": frozenset({("", "/events", "", "patch"), ("", "/events", "", "create")}),
+    "conditions.py:_bring:apply": frozenset(
+        {("", f"/{plural}/status", "", "patch") for plural in ("nodes", "pods", "services")}
+    ),
     "writeback.py:_write_blocks:apply": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_taint:merge": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_condition:apply": frozenset({("", "/nodes/status", "", "patch")}),

@@ -16,6 +16,7 @@ from proto.subjects import (
     BUCKETS,
     ENDPOINTS,
     EVENTS,
+    FINDING,
     FLOWS,
     OBJECT_FAULT,
     ROLES,
@@ -42,6 +43,8 @@ def test_a_node_is_reported_from_every_subject_that_it_speaks_on(node: str) -> N
         assert node_of(heard_subject(service, "fault", segment)) == segment
         assert node_of(object_fault_subject(service, segment)) == segment
         assert speaker_of(object_fault_subject(service, segment)) == (service, segment)
+        assert speaker_of(heard_subject(service, FINDING, segment), FINDING) == (service, segment)
+        assert speaker_of(heard_subject(service, FINDING, segment)) is None
     for verdict in ("dropped", "forwarded"):
         assert node_of(flow_subject(segment, verdict)) == segment
 

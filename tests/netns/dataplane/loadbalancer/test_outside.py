@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import socket
 import struct
 import threading
 from collections.abc import Iterator
-from ipaddress import ip_network
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 
+from proto.findings import DoctorRequest
 from proto.flow import DropReason
+from proto.objects import Service, ServicePort
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.core.datapath import service_layout as lb
 from services.dataplane.core.datapath.service_layout import ServiceFlag
+from services.dataplane.doctor.affinity import AffinityDoctor
 from tests.bpf.conftest import CACHE
+from tests.bpf.frontends import PROTOCOLS
 from tests.bpf.world import PeerKind, Rule, bpffs, run, scope_number, write_rules
-from tests.netns.dataplane.loadbalancer.outside import CLIENT, ONE, OTHER, PORT, TARGET, UPLINK, VIP, Town, opened, town
+from tests.golden.proto.samples import sample_of
+from tests.netns.dataplane.loadbalancer.outside import (
+    CLIENT,
+    ONE,
+    OTHER,
+    PORT,
+    TARGET,
+    UPLINK,
+    VIP,
+    Town,
+    end,
+    opened,
+    town,
+)
 
 pytestmark = pytest.mark.privileged
 
@@ -92,6 +113,43 @@ class TestAnswers:
         assert len({site.ask(version, kind) for _ in range(12)}) == 1
         site.serve(version, kind, *both)
         assert len({site.ask(version, kind) for _ in range(24)}) == 2
+
+    def test_the_doctor_counts_clients_and_the_flows_of_one_address(self, site: Town, version: int, kind: str) -> None:
+        """As sockets of the node see the Service: a cluster IP in front of the same backends."""
+        both = site.pod(1, version), site.pod(2, version)
+        site.serve(version, kind, *both, affinity=60)
+        tables, protocol = site.datapaths[site.one].tables, PROTOCOLS[kind]
+        address = ip_address(VIP[version])
+        packets = tables.services.get(
+            lb.ServiceKey(address=ip_address(ONE[version]), port=PORT, protocol=protocol, scope=lb.Scope.PACKET)
+        )
+        assert packets is not None
+        tables.services.put(lb.ServiceKey(address=address, port=80, protocol=protocol), packets)
+        service = msgspec.structs.replace(
+            sample_of(Service),
+            namespace="shop",
+            name="web",
+            cluster_ips=(address,),
+            affinity_seconds=60,
+            ports=(ServicePort(name="", protocol=protocol, port=80, node_port=PORT),),
+        )
+        doctor = AffinityDoctor(lambda: (service,), tables)
+        before = asyncio.run(doctor.check(DoctorRequest()))
+        chosen = ""
+        with ExitStack() as stack:
+            for _ in range(5):
+                asking = stack.enter_context(opened(site.client, version, kind))
+                asking.settimeout(2)
+                asking.connect((ONE[version], PORT))
+                asking.send(b"?")
+                chosen = asking.recv(200).decode()[:4]
+            (one,) = asyncio.run(doctor.check(DoctorRequest(kind="service", name="shop/web")))
+        assert asyncio.run(doctor.check(DoctorRequest(kind="service", name="shop/other"))) == ()
+        assert one.backends == tuple(sorted((end(pod, TARGET) for pod in both), key=str))
+        ((client, index),) = one.outside
+        assert (client, one.busiest, one.pods) == (CLIENT[version], CLIENT[version], (0, 0))
+        assert one.backends[index] == end(site.pod(int(chosen[3]), version), TARGET)
+        assert one.flows == one.busiest_flows == 5 + sum(seen.flows for seen in before)
 
     def test_local_only_is_silent_without_a_local_backend(self, site: Town, version: int, kind: str) -> None:
         before = drops(site, DropReason.SERVICE_NO_LOCAL_BACKEND)

@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -25,12 +25,14 @@ from cli.link import Link
 from cli.reports.paths import Path
 from cli.settings import BusSettings
 from linux import bpf
-from proto.findings import DoctorRequest
+from proto.findings import DoctorRequest, Finding
 from proto.flow import FlowEvent
 from proto.objects import (
     EndpointPort,
     EndpointSlice,
+    IPBlock,
     NetworkPolicy,
+    Node,
     Peer,
     Pod,
     PolicyPort,
@@ -452,3 +454,69 @@ def test_the_doctor_follows_a_connection_and_leaves_nothing_of_it(node: Mesh) ->
     assert not server.answer(), "no packet came"
     server.close()
     node.delete(policy)
+
+
+def found_on(node: Mesh, asked: DoctorRequest) -> dict[str, Finding]:
+    """What the node's agent finds, by code."""
+    settings = BusSettings(url=node.nats.url, seed_file=node.nats.seeds / "cli.seed")
+
+    async def ask() -> dict[str, Finding]:
+        async with Link(settings) as link:
+            answers = await link.findings(asked, ("dataplane-n1",), 20.0)
+        return {one.code: one for user, found, _ in answers if user == "dataplane-n1" for one in found.findings}
+
+    return asyncio.run(ask())
+
+
+def test_an_ip_block_that_never_sees_its_clients_is_found_until_it_holds_the_node(node: Mesh) -> None:
+    """What a node translates comes from the second node's address, with a port that only translated flows have."""
+    target, other, fabric = node.pod("office", patience=60), ip_address("172.30.0.2"), f"{node.netns}-f"
+    run("ip", "-n", fabric, "addr", "add", f"{other}/24", "dev", "fab0")
+    run("ip", "-n", fabric, "route", "replace", "10.244.0.0/16", "via", "172.30.0.11")
+    policy = msgspec.structs.replace(
+        deny_ingress("office", "office", "nobody"),
+        ingress=(
+            PolicyRule(
+                peers=(Peer(ip_block=IPBlock(ip_network("198.51.100.0/24"))),),
+                ports=(PolicyPort(protocol=6, port=80),),
+            ),
+        ),
+    )
+    service = Service(
+        namespace="shop", name="office", uid="s-office", type="NodePort", ports=(ServicePort("", 6, 80, 30099),)
+    )
+    part = EndpointSlice(
+        namespace="shop",
+        name="office-1",
+        service="office",
+        endpoints=(SliceEndpoint(addresses=(ip_address(target.four),), node="n1"),),
+        ports=(EndpointPort("", 6, 80),),
+    )
+    objects = (Node(name="n2", uid="node-uid-2", addresses=(other,), ready=True), service, part, policy)
+    node.put(*objects)
+    asked = DoctorRequest(kind="policy", name="shop/office")
+    code = "policy-ipblock-masqueraded"
+
+    def named() -> Finding | None:
+        with inside(fabric), socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind((str(other), 61_234))
+            client.settimeout(0.3)
+            with suppress(OSError):
+                client.connect((target.four, 80))
+        return found_on(node, asked).get(code)
+
+    found = wait_for("the denial to be explained", named)
+    assert found is not None
+    assert found.about == "NetworkPolicy shop/office"
+    assert "198.51.100.0/24 of shop/office never sees theirs" in found.cause
+    assert f"of n2 ({other}) to port 80 denied" in found.observed[0].text
+    node.put(msgspec.structs.replace(service, external_policy="Local"))
+    wait_for("the first fix to be seen", lambda: code not in found_on(node, asked))
+    node.put(service)
+    wait_for("the Service as it was", lambda: code in found_on(node, asked))
+    peers = (Peer(ip_block=IPBlock(ip_network(f"{other}/32"))), *policy.ingress[0].peers)
+    node.put(msgspec.structs.replace(policy, ingress=(PolicyRule(peers=peers, ports=policy.ingress[0].ports),)))
+    wait_for("the second fix to be seen", lambda: code not in found_on(node, asked))
+    node.delete(*objects)
+    run("ip", "-n", fabric, "addr", "del", f"{other}/24", "dev", "fab0")
