@@ -38,7 +38,7 @@ class Settings:
     back: Mapping[str, str]
     """By peer, the interface that the kernel's route back to its address leads out by."""
     arrives: Mapping[str, str]
-    """By peer, the interface that its packets come by."""
+    """By peer that does not answer, or is not measured, the interface that its packets come by."""
 
 
 def check(seen: Settings) -> Iterable[Finding]:
