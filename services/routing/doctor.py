@@ -107,10 +107,11 @@ class Doctor:
         if not self._concerns(asked):
             return ()
         snapshot, ways4 = self._installer.snapshot, _ways(self._installer)
-        silent = await self._prober.silent(ways4.values(), times=1)
-        arrives = {peer: _arrives(snapshot, one) for peer, one in ways4.items() if one in silent}
+        arrives = {peer: _arrives(snapshot, one) for peer, one in ways4.items()}
         remotes = {peer: one.remote for peer, one in ways4.items()}
-        return await self._read(lambda: settings.check(self._settings(snapshot, arrives, remotes)))
+        seen = await self._read(lambda: self._settings(snapshot, arrives, remotes))
+        silent = await self._prober.silent((ways4[peer] for peer in settings.filtered(seen)), times=1)
+        return settings.check(replace(seen, arrives={peer: arrives[peer] for peer in ways4 if ways4[peer] in silent}))
 
     def _settings(
         self, snapshot: Snapshot, arrives: Mapping[str, str], remotes: Mapping[str, Address]
