@@ -10,8 +10,7 @@ break)
 		listen "$host"
 	done
 	narrow "$CONTROL" "$PEER" "$CONTROL_ADDRESS"
-	zone=$(kubectl get node "$NODE_NAME" -o 'jsonpath={.metadata.labels.topology\.kubernetes\.io/zone}')
-	serve "$zone" "$NODE_ADDRESS" "$PEER_ADDRESS" "$CONTROL_ADDRESS"
+	serve "" "$NODE_ADDRESS" "$PEER_ADDRESS" "$CONTROL_ADDRESS"
 	;;
 mend)
 	widen "$CONTROL"
