@@ -92,13 +92,15 @@ def doctor(target: tuple[str, ...], fix: bool, by: str, yes: bool, watch: bool, 
 
     Exit code 1 when anything is found, or a packet of the connection does not arrive.
     """
-    if watch and (target or fix):
-        raise faults.Usage("--watch is of the whole mesh, and only looks", "give it neither TARGET nor --fix")
+    if watch and (target or fix or family):
+        raise faults.Usage("--watch is of the whole mesh, and only looks", "give it no TARGET, --fix or --family")
     if watch:
         streams.findings(output)
     asked = doctor_report.question(*target)
     if asked is None:
         raise faults.Usage(f"{' '.join(target)!r} is nothing to look at", f"write {doctor_report.GRAMMAR}")
+    if family and asked.kind != "connection":
+        raise faults.Usage("--family is of a connection alone", "name one: SOURCE TARGET, or leave --family out")
     way, of_family = repair.check_way(by) if fix else "", int(family or 0)
 
     def diagnosis() -> doctor_report.Diagnosis:

@@ -107,7 +107,7 @@ async def build(
         announce = _announce(runtime, mirror, installer)
     speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
     _watch(runtime, kernel, loop, speaker)
-    doctor.start(runtime, installer, mirror.look, namespace)
+    doctor.start(runtime, installer, prober, mirror.look, namespace)
     await _serve(runtime, installer, speaker)
 
 

@@ -1,7 +1,8 @@
 """Reads what the checks of ``core.doctor`` judge: the kernel's routes, settings, neighbours, the firewall and the link.
 
 A thread of its own, in the node's network namespace, so that the agent's own netlink never waits for a question. What
-takes a moment (ARP, connections to other nodes) is bounded by :data:`WAIT` seconds.
+takes a moment (ARP, connections to other nodes) is bounded by :data:`WAIT` seconds; a proved way that is silent now by
+``core.evidence.LOST`` packets of the prober.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -28,10 +30,11 @@ from linux.netns import enter
 from proto.findings import DoctorRequest, Finding
 from proto.net import Address, Network
 from services.routing.core.doctor import neighbours, routes, settings, ways
-from services.routing.core.evidence import Evidence, Verdict, Way
+from services.routing.core.evidence import LOST, Evidence, Verdict, Way
 from services.routing.core.fib import Kind, Snapshot, Uplink
 from services.routing.core.mesh import Mesh, holder_of
 from services.routing.installer import Installer
+from services.routing.prober import Prober
 from services.routing.settings import Settings
 
 WAIT = 0.7
@@ -53,6 +56,7 @@ class Doctor:
         self,
         node: str,
         installer: Installer,
+        prober: Prober,
         look: Callable[[], Mesh],
         *,
         namespace: Path | None,
@@ -60,6 +64,7 @@ class Doctor:
     ) -> None:
         self._node = node
         self._installer = installer
+        self._prober = prober
         self._look = look
         self._namespace = namespace
         self._sysctls = sysctls / "net"
@@ -101,10 +106,12 @@ class Doctor:
         """Whether the kernel forwards, and takes what comes by another way than it would send."""
         if not self._concerns(asked):
             return ()
-        snapshot = self._installer.snapshot
-        arrives = {peer: _names(snapshot).get(one.link, "") for peer, one in _ways(self._installer).items()}
-        remotes = {peer: one.remote for peer, one in _ways(self._installer).items()}
-        return await self._read(lambda: settings.check(self._settings(snapshot, arrives, remotes)))
+        snapshot, ways4 = self._installer.snapshot, _ways(self._installer)
+        arrives = {peer: _arrives(snapshot, one) for peer, one in ways4.items()}
+        remotes = {peer: one.remote for peer, one in ways4.items()}
+        seen = await self._read(lambda: self._settings(snapshot, arrives, remotes))
+        silent = await self._prober.silent((ways4[peer] for peer in settings.filtered(seen)), times=1)
+        return settings.check(replace(seen, arrives={peer: arrives[peer] for peer in ways4 if ways4[peer] in silent}))
 
     def _settings(
         self, snapshot: Snapshot, arrives: Mapping[str, str], remotes: Mapping[str, Address]
@@ -112,7 +119,6 @@ class Doctor:
         names = [*(one.name for one in snapshot.uplinks), *(one.name for one in snapshot.devices if one.is_ours)]
         shared = self._number("ipv4/conf/all/rp_filter")
         back = {peer: _out_by(remote) for peer, remote in remotes.items() if remote.version == 4}
-        uplinks = {one.name for one in snapshot.uplinks}
         return settings.Settings(
             node=self._node,
             links=tuple(
@@ -127,7 +133,7 @@ class Doctor:
             forwarding6=self._number("ipv6/conf/all/forwarding"),
             filtered=counter(Path("/proc/thread-self/net/netstat").read_text(), "TcpExt", "IPReversePathFilter"),
             back=back,
-            arrives={peer: name for peer, name in arrives.items() if name in uplinks},
+            arrives=arrives,
         )
 
     def _number(self, name: str) -> int:
@@ -181,11 +187,18 @@ class Doctor:
         return ways.check_mtu(self._of_installer(uplinks))
 
     async def _measured(self) -> ways.Ways:
+        """Of proved ways, one that does not answer at once is asked again while what may explain it is read."""
         seen = self._of_installer({})
-        failing = [one.way.remote for one in seen.measured if one.evidence.verdict is Verdict.FAILS]
+        proved = [one.way for one in seen.measured if one.evidence.verdict is Verdict.WORKS]
+        doubtful = await self._prober.silent(proved, times=1)
+        failing = [one.way.remote for one in seen.measured if one.fails or one.way in doubtful]
         if not failing:
             return seen
-        return await self._read(lambda: self._explained(failing))
+        silent, explained = await asyncio.gather(
+            self._prober.silent(doubtful, times=LOST - 1), self._read(lambda: self._explained(failing))
+        )
+        measured = tuple(replace(one, silent=LOST if one.way in silent else 0) for one in explained.measured)
+        return replace(explained, measured=measured)
 
     def _explained(self, failing: Sequence[Address]) -> ways.Ways:
         uplinks = {remote: _out_by(remote) for remote in failing}
@@ -221,11 +234,18 @@ class Doctor:
         return asked.kind in ("all", "connection") or (asked.kind == "node" and bool(self._node))
 
 
-def start(runtime: Runtime[Settings], installer: Installer, look: Callable[[], Mesh], namespace: Path | None) -> None:
+def start(
+    runtime: Runtime[Settings],
+    installer: Installer,
+    prober: Prober,
+    look: Callable[[], Mesh],
+    namespace: Path | None,
+) -> None:
     """Adds the checks of this agent; a gateway has none."""
     if runtime.settings.gateway:
         return
-    doctor = Doctor(runtime.settings.node, installer, look, namespace=namespace, sysctls=runtime.settings.sysctl_root)
+    node, sysctls = runtime.settings.node, runtime.settings.sysctl_root
+    doctor = Doctor(node, installer, prober, look, namespace=namespace, sysctls=sysctls)
     runtime.on_stop(doctor.close)
     runtime.checks.add(routes.CODES, doctor.check_routes)
     runtime.checks.add(settings.CODES, doctor.check_settings)
@@ -234,9 +254,16 @@ def start(runtime: Runtime[Settings], installer: Installer, look: Callable[[], M
     runtime.checks.add(ways.PATHS, doctor.check_mtu)
 
 
-def _names(snapshot: Snapshot) -> dict[int, str]:
-    found = {one.index: one.name for one in snapshot.uplinks}
-    return found | {one.index: one.name for one in snapshot.devices}
+def _arrives(snapshot: Snapshot, way: Way) -> str:
+    """The uplink that another node's packets come by: what a tunnel carries, by that with the address it is sent to."""
+    return next(
+        (
+            one.name
+            for one in snapshot.uplinks
+            if one.index == way.link or way.local in {interface.ip for interface in one.addresses}
+        ),
+        "",
+    )
 
 
 def _ways(installer: Installer) -> dict[str, Way]:

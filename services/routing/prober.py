@@ -37,6 +37,10 @@ ANSWERED_WITHIN = 2.0
 MOST_SENT = 200
 WAYS_EACH_SECOND = 300
 """Where there are more ways, each is measured less often."""
+NOW = 0.6
+"""Seconds between two packets that are sent since somebody asks now."""
+MOST_NOW = 1000
+"""Ways that are asked at once for that."""
 MOST_HEARD = 256
 """Packets that are read from one socket before others have their turn."""
 
@@ -71,6 +75,8 @@ class Prober:
         self._ways: dict[Way, _Sending] = {}
         self._peers: frozenset[Address] = frozenset()
         self._by_end: dict[tuple[End, Address], Way] = {}
+        self._asked_now: dict[tuple[Way, int], asyncio.Event] = {}
+        """By way and number of a packet of :meth:`silent`: what to set when it is answered."""
         self._busy = asyncio.Event()
         self.evidence: dict[Way, Evidence] = {}
         """What is known of each way that is measured."""
@@ -107,6 +113,29 @@ class Prober:
             self._busy.set()
         else:
             self._busy.clear()
+
+    async def silent(self, ways: Iterable[Way], times: int) -> frozenset[Way]:
+        """Of these ways, those by which none of so many small packets is answered now, one sent each :data:`NOW`
+        seconds. What is decided by the evidence is not changed by it: packets of a moment are no evidence. What is
+        not measured is silent; of more than :data:`MOST_NOW` ways the rest is not asked, and not silent.
+        """
+        waiting = {way: asyncio.Event() for way in list(ways)[:MOST_NOW]}
+        asked = list[tuple[Way, int]]()
+        try:
+            for _ in range(times):
+                for way in [way for way, heard in waiting.items() if not heard.is_set()]:
+                    asked.append((way, secrets.randbits(64)))
+                    self._asked_now[asked[-1]] = waiting[way]
+                    self._ask(*asked[-1], SMALL)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(NOW):
+                        for heard in waiting.values():
+                            await heard.wait()
+                        break
+        finally:
+            for one in asked:
+                del self._asked_now[one]
+        return frozenset(way for way, heard in waiting.items() if not heard.is_set())
 
     async def run(self) -> None:
         """Send what is due."""
@@ -157,15 +186,19 @@ class Prober:
         return sent
 
     def _send(self, way: Way, sending: _Sending, size: int, now: float) -> None:
-        """What cannot be sent is not answered."""
-        opened = self._sockets.get(End(way.link, way.local))
-        if opened is None:
+        if End(way.link, way.local) not in self._sockets:
             return
         nonce = secrets.randbits(64)
         self.evidence[way] = self.evidence[way].tried(int(time.time()), size)
         sending.unanswered[nonce] = size, now
-        with suppress(OSError):
-            opened.sendto(question(nonce, size, way.remote.version), (str(way.remote), self._port))
+        self._ask(way, nonce, size)
+
+    def _ask(self, way: Way, nonce: int, size: int) -> None:
+        """What cannot be sent is not answered."""
+        opened = self._sockets.get(End(way.link, way.local))
+        if opened is not None:
+            with suppress(OSError):
+                opened.sendto(question(nonce, size, way.remote.version), (str(way.remote), self._port))
 
     def _hear(self, end: End, opened: socket.socket) -> None:
         for _ in range(MOST_HEARD):
@@ -187,8 +220,12 @@ class Prober:
 
     def _answered(self, end: End, sender: Address, nonce: int) -> None:
         way = self._by_end.get((end, sender))
-        known = self._ways[way].unanswered.pop(nonce, None) if way is not None else None
-        if way is None or known is None:
+        if way is None:
+            return
+        if (heard := self._asked_now.get((way, nonce))) is not None:
+            heard.set()
+        known = self._ways[way].unanswered.pop(nonce, None)
+        if known is None:
             return
         now, (size, at) = time.monotonic(), known
         if size > SMALL and not self.evidence[way].search.done:

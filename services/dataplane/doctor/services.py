@@ -44,7 +44,7 @@ class ServiceDoctor:
             own = endpoints.check(found) if found.node in of_zone[:1] else ()
             return [one for one in own if one.code == endpoints.ELSEWHERE]
         targets = endpoints.targets(found)[:MOST]
-        times = await asyncio.gather(*(_connected(target) for target in targets))
+        times = await asyncio.gather(*(connected(target) for target in targets))
         return (*endpoints.check(found), *endpoints.check_times(found, dict(zip(targets, times, strict=True))))
 
     def _asked(self, name: str) -> endpoints.Asked:
@@ -65,7 +65,7 @@ class ServiceDoctor:
         )
 
 
-async def _connected(target: endpoints.Target) -> list[float]:
+async def connected(target: endpoints.Target) -> list[float]:
     """Milliseconds of each handshake that was answered."""
     times: list[float] = []
     for _ in range(TIMES):

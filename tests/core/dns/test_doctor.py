@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from proto.findings import EFFECT, OBJECT
 from proto.net import Address
 from proto.objects import Deployment, EndpointSlice, SliceEndpoint
 from services.dns.core.caddyfile import parse
@@ -136,6 +137,12 @@ def test_one_finding_names_the_fault(case: Case) -> None:
     assert tuple(one.code for one in found) == case.codes
     text = repr(found)
     assert [words for words in case.says if words not in text] == []
+
+
+def test_silence_is_an_effect_of_whatever_else_is_found() -> None:
+    (found,) = check(replace(WELL, by_server={ONE: SILENT, TWO: SILENT}))
+    assert found.about == "Service kube-system/kube-dns"
+    assert OBJECT < found.precedence < EFFECT
 
 
 def test_every_code_is_found_by_a_case_and_has_a_page() -> None:

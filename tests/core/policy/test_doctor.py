@@ -240,6 +240,12 @@ def test_one_finding_names_the_fault(case: Case) -> None:
     assert [words for words in case.says if words not in text] == []
 
 
+@pytest.mark.parametrize("kind", ["all", "dns"])
+def test_a_policy_that_closes_coredns_explains_what_is_found_of_its_service(kind: Kind) -> None:
+    (found,) = examine(CASES["CoreDNS itself closed"].policies, kind=kind)
+    assert (found.code, found.affects) == ("dns-policy", ("Service kube-system/kube-dns",))
+
+
 def test_every_code_is_found_by_a_case_and_has_a_page() -> None:
     faults = Path(__file__).parents[3] / "docs" / "faults"
     for code in CODES:

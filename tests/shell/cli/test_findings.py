@@ -76,7 +76,13 @@ async def next_line(watch: asyncio.subprocess.Process) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize("more", [("dns",), ("--fix", "--by", "ssh {node}")])
-def test_it_takes_neither_a_target_nor_a_fix(more: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [("dns",), ("--fix", "--by", "ssh {node}"), ("--family", "4")])
+def test_it_takes_no_target_fix_or_family(more: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--watch", *more]) == Exit.USAGE
     assert "--watch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", [(), ("dns",), ("node", "n1")])
+def test_a_family_is_refused_without_a_connection(target: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", *target, "--family", "6"]) == Exit.USAGE
+    assert "--family is of a connection alone" in capsys.readouterr().err

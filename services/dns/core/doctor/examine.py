@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from proto.findings import KERNEL, NETWORK, OBJECT, Expected, Finding, Fix, Observed, object_name
+from proto.findings import EFFECT, KERNEL, NETWORK, OBJECT, Expected, Finding, Fix, Observed, object_name
 from proto.net import Address
 from proto.objects import Deployment, EndpointSlice
 from services.dns.core.caddyfile import Broken, parse
@@ -142,7 +142,7 @@ def _silent(facts: Facts, silent: list[Address]) -> Finding:
             Observed("packet", others),
         ),
         fixes=(_restart(),),
-        precedence=KERNEL,
+        precedence=EFFECT - 4,
     )
 
 

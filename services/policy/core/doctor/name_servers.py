@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from proto.findings import OBJECT, Expected, Finding, Observed
+from proto.findings import OBJECT, Expected, Finding, Observed, object_name
 from proto.net import Address
 from proto.objects import Pod
 from proto.policy import CidrPartition, CompiledPolicy, CompiledRule, Direction, RuleSource
@@ -25,6 +25,7 @@ from services.policy.core.judge import Book, FlowEnd, matches_port
 DNS_POLICY = "dns-policy"
 CODES = (DNS_POLICY,)
 NAMESPACE, LABEL = "kube-system", ("k8s-app", "kube-dns")
+SERVICE = object_name("Service", NAMESPACE, "kube-dns")
 UDP, TCP = 17, 6
 
 
@@ -134,9 +135,7 @@ def _forgotten(
         fault="dns",
         about=names((at,))[0],
         cause=f"{who} cannot ask CoreDNS by {word}: {listed} isolate their egress, and {why}",
-        expected=Expected(
-            f"egress to {server.name}, {word} port {server.port(protocol)}", "Service kube-system/kube-dns"
-        ),
+        expected=Expected(f"egress to {server.name}, {word} port {server.port(protocol)}", SERVICE),
         observed=(
             Observed("object", f"egress isolated by {listed}"),
             *(
@@ -165,7 +164,7 @@ def _kept_away(server: Server, policy: CompiledPolicy, denied: Sequence[Member],
         fault="dns",
         about=names(isolating)[0],
         cause=f"CoreDNS takes no query of {_described(denied)}: {listed} isolate its ingress",
-        expected=Expected("ingress of UDP port 53 from every pod", "Service kube-system/kube-dns"),
+        expected=Expected("ingress of UDP port 53 from every pod", SERVICE),
         observed=(
             Observed("object", f"{listed} select {server.name}"),
             Observed("object", f"{len(denied)} of {asked} kinds of pods are denied UDP port {server.port(UDP)}"),
@@ -178,6 +177,7 @@ def _kept_away(server: Server, policy: CompiledPolicy, denied: Sequence[Member],
                 "ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]}",
             ),
         ),
+        affects=(SERVICE,),
         precedence=OBJECT,
     )
 

@@ -38,7 +38,7 @@ class Settings:
     back: Mapping[str, str]
     """By peer, the interface that the kernel's route back to its address leads out by."""
     arrives: Mapping[str, str]
-    """By peer, the interface that its packets come by."""
+    """By peer, the interface that its packets come by; a peer that answers by that way has no part in it."""
 
 
 def check(seen: Settings) -> Iterable[Finding]:
@@ -48,11 +48,18 @@ def check(seen: Settings) -> Iterable[Finding]:
             yield _forwarding(seen.node, f"net.ipv4.conf.{link.name}.forwarding", f"what {link.name} receives")
     if not seen.forwarding6:
         yield _forwarding(seen.node, "net.ipv6.conf.all.forwarding", "IPv6")
+    for peer, link in filtered(seen).items():
+        yield _filter(seen, peer, link, seen.back[peer])
+
+
+def filtered(seen: Settings) -> Mapping[str, LinkSettings]:
+    """Peers whose packets come by an interface that filters strictly, and leave by another; with the first."""
     strict = {link.name: link for link in seen.links if link.reverse_path_filter == STRICT}
-    for peer in sorted(seen.arrives.keys() & seen.back.keys()):
-        arriving, back = strict.get(seen.arrives[peer]), seen.back[peer]
-        if arriving is not None and back != arriving.name and seen.filtered:
-            yield _filter(seen, peer, arriving, back)
+    return {
+        peer: strict[by]
+        for peer, by in sorted(seen.arrives.items())
+        if seen.filtered and by in strict and seen.back.get(peer, by) != by
+    }
 
 
 def _forwarding(node: str, name: str, what: str) -> Finding:

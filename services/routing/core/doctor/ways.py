@@ -1,7 +1,8 @@
 """Ways between two nodes that are not answered, and why: the host's firewall, the network between, or the other node.
 
-A way is judged by the packets of measurement that the two agents send each other (``core.evidence``). Where it fails, a
-connection to the other node's own address tells whether the node can be reached at all: then what is lost is what the
+A way is judged by the packets of measurement that the two agents send each other (``core.evidence``), and one that was
+proved by some that are sent at the moment of the question: evidence of a failure takes up to a minute. Where it fails,
+a connection to the other node's own address tells whether the node can be reached at all: then what is lost is what the
 model adds, and whoever stands between drops it, unless a rule of this host is seen to.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from kit.netfilter import Dropped, Packet, Ruleset, dropped
 from proto.findings import HOST, NETWORK, Expected, Finding, Fix, Observed, pair_name
 from proto.net import Address
-from services.routing.core.evidence import Evidence, Verdict, Way
+from services.routing.core.evidence import LOST, Evidence, Verdict, Way
 
 CODES = (
     "firewall-drops",
@@ -40,6 +41,14 @@ class Measured:
     """Bytes that would fit by what both nodes say."""
     uplink: str
     """Interface that leads to the other node."""
+    silent: int = 0
+    """Small packets that were sent at the moment of the question, none of which was answered."""
+
+    @property
+    def fails(self) -> bool:
+        """Small packets are not answered: by the evidence, or at this moment."""
+        evidence = self.evidence
+        return self.silent >= LOST or (evidence.verdict is Verdict.FAILS and not evidence.narrow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +67,7 @@ class Ways:
 def check(seen: Ways) -> Iterable[Finding]:
     """A finding for each way that fails."""
     for one in seen.measured:
-        if one.evidence.verdict is not Verdict.FAILS or one.evidence.narrow:
+        if not one.fails:
             continue
         rule = _rule(seen, one)
         if rule is not None:
@@ -97,7 +106,9 @@ def _rule(seen: Ways, one: Measured) -> Dropped | None:
 
 
 def _silence(one: Measured) -> Observed:
-    text = f"{one.evidence.lost} packets in a row to {one.way.remote} by {one.device} were not answered"
+    text = (
+        f"{max(one.silent, one.evidence.lost)} packets in a row to {one.way.remote} by {one.device} were not answered"
+    )
     return Observed(where="packet", text=text)
 
 

@@ -12,7 +12,7 @@ from kit.netfilter import Chain, Rule, Ruleset
 from services.routing.core.doctor import neighbours, settings, ways
 from services.routing.core.doctor.settings import LinkSettings, Settings
 from services.routing.core.doctor.ways import Measured, Ways
-from services.routing.core.evidence import Evidence, Search, Verdict, Way
+from services.routing.core.evidence import LOST, Evidence, Search, Verdict, Way
 
 FAB = LinkSettings(name="fab0", forwarding=1, reverse_path_filter=0, own_filter=0)
 HOST = Settings(node="n1", links=(FAB,), forwarding6=1, filtered=0, back={"n2": "fab0"}, arrives={"n2": "fab0"})
@@ -117,6 +117,12 @@ def test_a_way_that_fails(reached: bool, ruleset: Ruleset, code: str) -> None:
 def test_a_way_that_works_is_no_matter_whatever_rules_there_are() -> None:
     for evidence in (Evidence(verdict=Verdict.WORKS), Evidence()):
         assert way_codes(replace(FAILED, evidence=evidence), reached=False, ruleset=DROP) == []
+
+
+def test_a_proved_way_that_is_silent_now_fails_before_there_is_evidence_of_it() -> None:
+    proved = replace(FAILED, evidence=Evidence(verdict=Verdict.WORKS))
+    assert way_codes(replace(proved, silent=LOST), reached=True, ruleset=Ruleset()) == ["fabric-filters-vxlan"]
+    assert way_codes(replace(proved, silent=LOST - 1), reached=True, ruleset=Ruleset()) == []
 
 
 def test_each_model_is_named_by_what_it_carries() -> None:
