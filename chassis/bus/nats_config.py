@@ -39,7 +39,7 @@ __all__ = ["Cluster", "Server", "User", "make_users", "render", "user_name", "wr
 MAX_PAYLOAD = MAX_VALUE + 4096
 """Bytes of the largest message: a value, its envelope and its headers."""
 HANDSHAKE_FIRST = "500ms"
-"""How long a server waits for a TLS handshake before it sends INFO in the clear, for NATS' own tools and most libraries.
+"""How long a server waits for a TLS handshake before it sends INFO in the clear, for NATS' own tools and most others.
 
 NATS' ``auto`` is 50 ms, which an agent on a node under load misses.
 """
