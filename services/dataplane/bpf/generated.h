@@ -681,6 +681,8 @@ _Static_assert(sizeof(struct am_refused) == 8, "Refused");
 
 /* What was measured of one pod's DNS since its first query. */
 struct am_dns_pod {
+	u64 cells[256];
+	u64 samples[512];
 	u64 queries;
 	u64 tcp_queries;
 	u64 retries;
@@ -691,8 +693,6 @@ struct am_dns_pod {
 	u64 unread;
 	u64 sampled;
 	u64 answers[216];
-	u64 cells[256];
-	u64 samples[512];
 };
 _Static_assert(sizeof(struct am_dns_pod) == 7944, "DnsPod");
 
