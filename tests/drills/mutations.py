@@ -1655,7 +1655,7 @@ REFUSALS = (
         tests=("tests/netns/dataplane/loadbalancer/test_refused.py",),
     ),
     Mutant(
-        name="nobody-stands-in-for-the-only-one-here",
+        name="nobody-stands-in-for-a-single-backend",
         file="services/dataplane/bpf/sock_lb.h",
         old="\t\tkey.index = 1;\n",
         new="\t\tkey.index = 2;\n",

@@ -161,13 +161,13 @@ AM_INLINE u64 am_dns_slot_of(const struct am_packet *p, const struct am_dns_cell
 /* Slot of a free cell, else of the one that has waited longest, by four nanoseconds. */
 AM_INLINE u64 am_dns_oldest(const struct am_dns_cell *cells)
 {
-	u64 least = ~0ull, i, here;
+	u64 least = ~0ull, i, ordered;
 
 #pragma unroll
 	for (i = 0; i < AM_DNS_WAYS; i++) {
-		here = (cells[i].asked & -(u64)AM_DNS_WAYS) | i;
-		if (here < least)
-			least = here;
+		ordered = (cells[i].asked & -(u64)AM_DNS_WAYS) | i;
+		if (ordered < least)
+			least = ordered;
 	}
 	return least & (AM_DNS_WAYS - 1);
 }

@@ -153,19 +153,19 @@ def test_where_all_refuse_so_is_the_client(node: Mesh) -> None:
 
 
 def test_where_hints_leave_one_that_refuses_another_stands_in(node: Mesh) -> None:
-    client, here, away = node.pod("prefers"), node.pod("here"), node.pod("away")
-    with serving(away):
-        node.put(WEB, *slices(here, away, hinted={"here": "n1", "away": "n2"}))
+    client, local, remote = node.pod("prefers"), node.pod("local"), node.pod("remote")
+    with serving(remote):
+        node.put(WEB, *slices(local, remote, hinted={"local": "n1", "remote": "n2"}))
         for address in VIP.values():
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                wait_for("the Service", lambda a=address, k=kind: ask(node, client, a, k, 2)[0]["away"])  # type: ignore[misc]
+                wait_for("the Service", lambda a=address, k=kind: ask(node, client, a, k, 2)[0]["remote"])  # type: ignore[misc]
                 said, seconds = ask(node, client, address, kind)
-                assert said["away"] + said["ConnectionRefusedError"] == TIMES, (address, kind, said)
+                assert said["remote"] + said["ConnectionRefusedError"] == TIMES, (address, kind, said)
                 assert said["ConnectionRefusedError"] <= 1 + seconds / REFUSED, (address, kind, said, seconds)
-        with serving(here):
+        with serving(local):
             for address in VIP.values():
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    wait_for("it serves again", lambda a=address, k=kind: ask(node, client, a, k, 8)[0] == {"here": 8})  # type: ignore[misc]
+                    wait_for("it serves again", lambda a=address, k=kind: ask(node, client, a, k, 8)[0] == {"local": 8})  # type: ignore[misc]
 
 
 RESOLVER = ip_address("10.96.0.53")
