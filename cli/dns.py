@@ -84,6 +84,7 @@ def dns_of_pods(namespace: str, node: str, output: str) -> int:
     Nodes measure on their pods' links, over UDP and TCP. Counts are exact; names, and the share of a search list, come
     from samples. A quantile is the upper bound of a range that begins at its half. A query times out after five
     seconds. A useful answer is one with records: queries for each say what search lists and missing types cost.
+    Beside it stand the counts of all CoreDNS servers: answers, cache, and how long each upstream took.
 
     Exit code 1 when an agent does not answer.
     """

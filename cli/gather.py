@@ -350,11 +350,14 @@ async def pods_dns(link: Link, namespace: str, node: str) -> dns_pods.PodsDns:
     answer.
     """
     asked = PodDnsRequest(nodes=(node,) if node else (), namespace=namespace)
-    acks, answers = await asyncio.gather(_acks(link), link.dns_pods(asked))
+    acks, answers, contents = await asyncio.gather(
+        _acks(link), link.dns_pods(asked), link.read(DNS, {"report": DnsReport}.get)
+    )
     reported = pairs.by_node(answers, "dataplane")
     if node and node not in reported:
         raise no_agent(node, "dataplane")
-    return dns_pods.pods_dns(reported, (node,) if node else acks)
+    coredns = next(iter(contents.of(DnsReport).values()), None)
+    return dns_pods.pods_dns(reported, (node,) if node else acks, coredns)
 
 
 async def change(link: Link, asked: trace.Target) -> trace.Trace:

@@ -33,6 +33,17 @@ class CoreDNSDecision(msgspec.Struct, frozen=True):
     """:func:`digest_of` the text that :attr:`corefile` was made of, and may be written over; empty = there was none."""
 
 
+class DnsUpstream(msgspec.Struct, frozen=True):
+    """A resolver that CoreDNS asked (plugin/forward), as all servers saw it together."""
+
+    address: str
+    """Address and port."""
+    answers: int
+    p50_ms: float
+    p99_ms: float
+    """As in :class:`DnsReport`."""
+
+
 class DnsReport(msgspec.Struct, frozen=True):
     """Value of ``dns.report`` and body of ``airmesh.v1.events.dns.report``: counts since the previous report."""
 
@@ -53,6 +64,10 @@ class DnsReport(msgspec.Struct, frozen=True):
     """Questions that ``dns`` itself asked of the servers, one of each."""
     unanswered: int = 0
     """Of :attr:`asked`, those with no answer, or with another than the name's."""
+    upstreams: tuple[DnsUpstream, ...] = ()
+    """Those that answered, the most asked first."""
+    upstream_checks_failed: int = 0
+    """Checks of upstreams that had no answer (``coredns_proxy_healthcheck_failures_total``)."""
 
 
 class DnsMeasured(msgspec.Struct, frozen=True):

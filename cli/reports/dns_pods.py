@@ -1,4 +1,4 @@
-"""`airmesh dns report`: DNS of pods as the datapath measured it on their links, in the last minute.
+"""`airmesh dns report`: DNS of pods as the datapath measured it on their links, in the last minute, and CoreDNS' own.
 
 An answer counts under the node whose key it came with, as with pairs (`cli.reports.pairs.by_node`). Names are what pods
 ask for, so they say whatever a pod likes.
@@ -11,8 +11,10 @@ from itertools import islice
 
 import msgspec
 
+from cli.reports import dns
 from cli.reports.table import Cell, Table, Tone, bad, dim
 from kit.latency import quantile, summed
+from proto.dns import DnsReport
 from proto.dns_pods import LATENCY_UNIT_NS, MAX_NAMES, MAX_PODS, PodDns, PodDnsName, PodDnsReport
 
 USEFUL = "NOERROR"
@@ -76,9 +78,11 @@ class PodsDns(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes on which measuring is off."""
     left_out: int = 0
     """Pods that found no room in their agents' answers."""
+    coredns: DnsReport | None = None
+    """What CoreDNS counted since the report before; None where `dns` has not told yet."""
 
 
-def pods_dns(reported: Mapping[str, PodDnsReport], nodes: Iterable[str]) -> PodsDns:
+def pods_dns(reported: Mapping[str, PodDnsReport], nodes: Iterable[str], coredns: DnsReport | None = None) -> PodsDns:
     """What agents answered, by node; ``nodes`` are those that should have."""
     pods = [(node, one) for node, report in sorted(reported.items()) for one in islice(report.pods, MAX_PODS)]
     figures = [_figures(node, one) for node, one in pods]
@@ -89,6 +93,7 @@ def pods_dns(reported: Mapping[str, PodDnsReport], nodes: Iterable[str]) -> Pods
         silent=tuple(sorted(set(nodes) - reported.keys())),
         unmeasured=tuple(sorted(node for node, report in reported.items() if not report.measured)),
         left_out=sum(report.left_out for report in reported.values()),
+        coredns=coredns,
     )
 
 
@@ -197,6 +202,8 @@ def tables(report: PodsDns) -> tuple[Table, ...]:
             rows=tuple(_name_row(one) for one in report.names),
         ),
     ]
+    if report.coredns is not None:
+        shown += dns.counts(report.coredns)
     missing = (
         *((node, bad("its agent does not answer")) for node in report.silent),
         *((node, dim("measuring is off: AIRMESH_MEASURE_DNS")) for node in report.unmeasured),

@@ -10,6 +10,7 @@ import msgspec
 from cli.reports.table import Cell, Tone, dim
 from cli.reports.text import identity
 from proto.codec import Malformed, decode_segment, encode_segment
+from proto.dns import DnsUpstream
 from proto.events import EVENTS_BY_SUBJECT
 from proto.findings import Finding
 from proto.subjects import EVENTS, OBJECT_FAULT, node_of
@@ -53,6 +54,8 @@ def _field(name: str, value: object) -> str:
 def _plain(value: object) -> str:
     if isinstance(value, Finding):
         return f"{value.code} {value.about}: {value.cause}"
+    if isinstance(value, DnsUpstream):
+        return f"{value.address}: {value.answers}, P99 {value.p99_ms:.1f} ms"
     if isinstance(value, tuple):
         return "[" + " ".join(_plain(part) for part in value) + "]"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1674,6 +1674,13 @@ REFUSALS = (
         tests=("tests/netns/dataplane/loadbalancer/test_refused.py",),
     ),
     Mutant(
+        name="nobody-stands-in-for-a-single-backend",
+        file="services/dataplane/bpf/sock_lb.h",
+        old="\t\tkey.index = 1;\n",
+        new="\t\tkey.index = 2;\n",
+        tests=("tests/netns/dataplane/loadbalancer/test_refused.py",),
+    ),
+    Mutant(
         name="a-reset-of-a-living-connection-counts-as-refusal",
         file="services/dataplane/bpf/refusal.h",
         old=" && flow->seen == AM_SEEN_SYN;",
@@ -2983,7 +2990,7 @@ DATAPATH = (
     Mutant(
         name="dns-a-name-goes-on-in-anothers-message",
         file="services/dataplane/bpf/dns.h",
-        old="	if (AM_DNS_HEAD + end + AM_DNS_QUESTION_END > message->size)\n		return 0;\n",
+        old="		if (AM_DNS_HEAD + end + AM_DNS_QUESTION_END > message->size)\n\t\t\treturn 0;\n",
         new="",
         tests=("tests/bpf/test_dns.py",),
     ),

@@ -24,7 +24,7 @@
 #define AM_DNS_NOTHING 16 /* no outcome */
 #define AM_EACH_BYTE(byte) (0x0101010101010101ull * (byte))
 
-/* A message in am_dns_room, its name on a word. Past what was read stands what earlier messages left. */
+/* A message in am_work's dns_room, its name on a word. Past what was read stands what earlier messages left. */
 struct am_dns_message {
 	u32 size; /* bytes of it that were read */
 	__be16 id;
@@ -38,7 +38,7 @@ struct am_dns_message {
 	u16 hole;
 	u64 digest; /* of name and type, whatever the case of letters */
 };
-_Static_assert(sizeof(struct am_dns_message) <= sizeof(struct am_dns_room), "core/datapath/dns_layout.py says how large");
+_Static_assert(sizeof(struct am_dns_message) <= sizeof(((struct am_work *)0)->dns_room), "packet.h says how large");
 
 /* A query in flight; asked is 0 where there is none. */
 struct am_dns_cell {
@@ -101,8 +101,7 @@ AM_INLINE int am_dns_digest(struct am_dns_message *message)
 		zero &= -zero;
 		if (zero) /* the root: the only label of no bytes */
 			word &= zero - 1;
-		digest = (digest ^ (word | AM_EACH_BYTE(0x20))) * 0x9E3779B97F4A7C15ull;
-		digest ^= digest >> 29;
+		digest = digest * 0x9E3779B97F4A7C15ull + (word | AM_EACH_BYTE(0x20));
 		if (zero) {
 			end = i * 8 + ((zero >> 7) * 0x0001020304050607ull >> 56) + 1;
 			break;
@@ -111,14 +110,17 @@ AM_INLINE int am_dns_digest(struct am_dns_message *message)
 	*(volatile u32 *)&message->end = end;
 	*(volatile u64 *)&message->digest = digest;
 	end = *(volatile u32 *)&message->end;
-	if (end > AM_DNS_NAME_BYTES - AM_DNS_QUESTION_END) { /* its type was not read */
-		message->type = 0;
-		return message->size == AM_DNS_HEAD + AM_DNS_NAME_BYTES;
-	}
-	if (AM_DNS_HEAD + end + AM_DNS_QUESTION_END > message->size)
+	digest = *(volatile u64 *)&message->digest;
+	message->type = 0;
+	if (end <= AM_DNS_NAME_BYTES - AM_DNS_QUESTION_END) {
+		if (AM_DNS_HEAD + end + AM_DNS_QUESTION_END > message->size)
+			return 0;
+		message->type = *(u16 *)((u8 *)message->name + (end & 127));
+	} else if (message->size != AM_DNS_HEAD + AM_DNS_NAME_BYTES) { /* its type was not read */
 		return 0;
-	message->type = *(u16 *)((u8 *)message->name + (end & 127));
-	message->digest = (*(volatile u64 *)&message->digest ^ message->type) * 0x9E3779B97F4A7C15ull;
+	}
+	digest = (digest ^ message->type) * 0x9E3779B97F4A7C15ull;
+	message->digest = digest ^ digest >> 29;
 	return 1;
 }
 
@@ -143,35 +145,47 @@ AM_INLINE u64 am_dns_tag(const struct am_packet *p, const struct am_dns_message 
 	return (message->digest & 0xffffffff00000000ull) | port << 16 | message->id;
 }
 
-/* What the set of a question knows of it. */
-struct am_dns_found {
-	u64 same;     /* slot of the cell with this tag; AM_DNS_WAYS: none has it */
-	u64 oldest;   /* slot of a free cell, else of the one that has waited longest */
-	u64 is_again; /* another one asks the same for so long that this is a retry */
-};
-
-AM_INLINE void am_dns_search(const struct am_packet *p, const struct am_dns_cell *cells, u64 tag, u64 now, struct am_dns_found *found)
+/* Slot of the cell with this tag; AM_DNS_WAYS: none has it. */
+AM_INLINE u64 am_dns_slot_of(const struct am_packet *p, const struct am_dns_cell *cells, u64 tag)
 {
-	u64 same = AM_DNS_WAYS, oldest = 0, is_again = 0, least = ~0ull, asked;
-	u32 i;
+	u64 i;
+
+#pragma unroll
+	for (i = 0; i < AM_DNS_WAYS; i++) {
+		if (cells[i].tag == tag && cells[i].asked)
+			break;
+	}
+	return am_opaque(p, i);
+}
+
+/* Slot of a free cell, else of the one that has waited longest, by four nanoseconds. */
+AM_INLINE u64 am_dns_oldest(const struct am_dns_cell *cells)
+{
+	u64 least = ~0ull, i, ordered;
+
+#pragma unroll
+	for (i = 0; i < AM_DNS_WAYS; i++) {
+		ordered = (cells[i].asked & -(u64)AM_DNS_WAYS) | i;
+		if (ordered < least)
+			least = ordered;
+	}
+	return least & (AM_DNS_WAYS - 1);
+}
+
+/* Does another one ask the same for so long that this is a retry? */
+AM_INLINE int am_dns_is_again(const struct am_dns_cell *cells, u64 tag, u64 now)
+{
+	u64 asked, i;
 
 #pragma unroll
 	for (i = 0; i < AM_DNS_WAYS; i++) {
 		asked = cells[i].asked;
-		if (asked < least) {
-			least = asked;
-			oldest = i;
-		}
 		if ((cells[i].tag ^ tag) >> 32 || !asked)
 			continue;
-		if (cells[i].tag == tag)
-			same = i;
-		else if (now - asked - AM_DNS_RETRY_FROM < AM_DNS_RETRY_UNTIL - AM_DNS_RETRY_FROM) /* unsigned: both bounds */
-			is_again = 1;
+		if (now - asked - AM_DNS_RETRY_FROM < AM_DNS_RETRY_UNTIL - AM_DNS_RETRY_FROM) /* unsigned: both bounds */
+			return 1;
 	}
-	found->same = am_opaque(p, same);
-	found->oldest = am_opaque(p, oldest);
-	found->is_again = am_opaque(p, is_again);
+	return 0;
 }
 
 /* Has a query waited for too long? Another processor may have asked a moment after `now`. */
@@ -181,10 +195,11 @@ AM_INLINE int am_dns_is_over(u64 asked, u64 now)
 }
 
 /* A query that the pod sends: it takes a cell, or is one that has been sent before. Returns what there is to sample. */
-AM_INLINE u64 am_dns_ask(const struct am_packet *p, struct am_dns_pod *pod, struct am_dns_cell *cells, const struct am_dns_found *found, u64 tag, u64 now)
+AM_INLINE u64 am_dns_ask(const struct am_packet *p, struct am_dns_pod *pod, struct am_dns_cell *cells, u64 tag, u64 now)
 {
-	u64 is_same = found->same < AM_DNS_WAYS, is_retry = is_same | found->is_again;
-	struct am_dns_cell *cell = cells + (am_opaque(p, is_same ? found->same : found->oldest) & (AM_DNS_WAYS - 1));
+	u64 same = am_dns_slot_of(p, cells, tag), is_same = same < AM_DNS_WAYS;
+	u64 is_retry = am_opaque(p, is_same || am_dns_is_again(cells, tag, now));
+	struct am_dns_cell *cell = cells + (am_opaque(p, is_same ? same : am_dns_oldest(cells)) & (AM_DNS_WAYS - 1));
 	u64 asked = cell->asked;
 
 	__sync_fetch_and_add(&pod->queries, 1);
@@ -202,6 +217,21 @@ AM_INLINE u64 am_dns_ask(const struct am_packet *p, struct am_dns_pod *pod, stru
 	return is_retry ? AM_DNS_RETRIED : AM_DNS_NOTHING;
 }
 
+/* How many bits a number below 2^32 takes, without branches: which way one goes nobody could foresee. */
+AM_INLINE u64 am_bit_length(u64 number)
+{
+	u64 length = 0, step;
+	s64 by;
+
+#pragma unroll
+	for (by = 4; by >= 0; by--) {
+		step = (((1ull << (1 << by)) - 1 - number) >> 63) << by;
+		number >>= step;
+		length += step;
+	}
+	return length + number;
+}
+
 /* AM_DNS_* of an answer. */
 AM_INLINE u32 am_dns_outcome(const struct am_dns_message *message)
 {
@@ -215,11 +245,13 @@ AM_INLINE u32 am_dns_outcome(const struct am_dns_message *message)
 }
 
 /* An answer that the pod gets: it frees its query's cell. Returns what there is to sample. */
-AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, const struct am_dns_message *message, struct am_dns_cell *cells, u64 slot, u64 now)
+AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, const struct am_dns_message *message, struct am_dns_cell *cells, u64 tag, u64 now)
 {
+	u64 slot = am_dns_slot_of(p, cells, tag), asked, outcome, at;
 	struct am_dns_cell *cell = cells + (slot & (AM_DNS_WAYS - 1));
-	u64 asked = cell->asked, ticks, outcome, bucket;
+	s64 waited;
 
+	asked = cell->asked;
 	/* Of two copies of an answer one is the first. */
 	if (slot >= AM_DNS_WAYS || !asked || __sync_val_compare_and_swap(&cell->asked, asked, 0) != asked) {
 		__sync_fetch_and_add(&pod->unmatched, 1);
@@ -230,12 +262,12 @@ AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, c
 		__sync_fetch_and_add(&pod->late, 1);
 		return AM_DNS_NOTHING;
 	}
-	ticks = (now - asked) >> AM_DNS_TICK_SHIFT;
-	bucket = am_opaque(p, ticks ? bpf_log2(ticks) + 1 : 0);
-	if (bucket < sizeof(pod->latency) / sizeof(pod->latency[0]))
-		__sync_fetch_and_add(&pod->latency[bucket], 1);
+	waited = now - asked;
+	waited &= ~(waited >> 63);
 	outcome = am_opaque(p, am_dns_outcome(message));
-	__sync_fetch_and_add(&pod->outcomes[outcome & 15], 1);
+	at = outcome * AM_DNS_BUCKETS + am_bit_length((u64)waited >> AM_DNS_TICK_SHIFT);
+	if (at < AM_DNS_OUTCOMES * AM_DNS_BUCKETS)
+		__sync_fetch_and_add(&pod->answers[at], 1);
 	return outcome;
 }
 
@@ -258,9 +290,7 @@ AM_INLINE struct am_dns_pod *am_dns_pod_of(u32 endpoint)
 /* Measures a packet between a pod and port 53 that has been let through. */
 AM_INLINE void am_measure_dns(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
-	int zero = 0;
-	struct am_dns_message *message;
-	struct am_dns_found found;
+	struct am_dns_message *message = (struct am_dns_message *)am_work_of(p)->dns_room;
 	struct am_dns_cell *cells;
 	struct am_dns_pod *pod;
 	u64 is_read, now, tag, outcome;
@@ -269,9 +299,8 @@ AM_INLINE void am_measure_dns(struct __sk_buff *skb, const struct am_packet *p, 
 		return;
 	if (p->protocol != AM_UDP && (p->protocol != AM_TCP || !p->payload))
 		return;
-	message = (struct am_dns_message *)am_dns_room.lookup(&zero);
 	pod = am_dns_pod_of(role->endpoint);
-	if (!message || !pod)
+	if (!pod)
 		return;
 	is_read = am_opaque(p, am_dns_load(skb, p, message) && am_dns_digest(message));
 	if (!is_read || !(message->flags[0] & AM_DNS_RESPONSE) != (role->side == AM_SIDE_EGRESS)) {
@@ -281,11 +310,10 @@ AM_INLINE void am_measure_dns(struct __sk_buff *skb, const struct am_packet *p, 
 	now = bpf_ktime_get_ns();
 	tag = am_dns_tag(p, message);
 	cells = (struct am_dns_cell *)pod->cells + (message->digest & (AM_DNS_SETS - 1)) * AM_DNS_WAYS;
-	am_dns_search(p, cells, tag, now, &found);
 	if (role->side == AM_SIDE_EGRESS)
-		outcome = am_dns_ask(p, pod, cells, &found, tag, now);
+		outcome = am_dns_ask(p, pod, cells, tag, now);
 	else
-		outcome = am_dns_answer(p, pod, message, cells, found.same, now);
+		outcome = am_dns_answer(p, pod, message, cells, tag, now);
 	outcome = am_opaque(p, outcome);
 	if (outcome != AM_DNS_NOTHING)
 		am_dns_keep_sample(pod, message, outcome);

@@ -137,6 +137,8 @@
 #define AM_DNS_WAYS 4
 #define AM_DNS_SAMPLES 32
 #define AM_DNS_NAME_WORDS 14
+#define AM_DNS_OUTCOMES 9
+#define AM_DNS_BUCKETS 24
 #define AM_DNS_TICK_SHIFT 10
 #define AM_DNS_TIMEOUT 5000000000ull
 #define AM_DNS_RETRY_FROM 1000000000ull
@@ -414,9 +416,9 @@ _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
 /* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[144];
+	u64 room[164];
 };
-_Static_assert(sizeof(struct am_scratch) == 1152, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 1312, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {
@@ -679,6 +681,8 @@ _Static_assert(sizeof(struct am_refused) == 8, "Refused");
 
 /* What was measured of one pod's DNS since its first query. */
 struct am_dns_pod {
+	u64 cells[256];
+	u64 samples[512];
 	u64 queries;
 	u64 tcp_queries;
 	u64 retries;
@@ -688,18 +692,9 @@ struct am_dns_pod {
 	u64 unmatched;
 	u64 unread;
 	u64 sampled;
-	u64 outcomes[16];
-	u64 latency[24];
-	u64 cells[256];
-	u64 samples[512];
+	u64 answers[216];
 };
-_Static_assert(sizeof(struct am_dns_pod) == 6536, "DnsPod");
-
-/* Room for the message being looked at (struct am_dns_message in bpf/dns.h). */
-struct am_dns_room {
-	u64 room[20];
-};
-_Static_assert(sizeof(struct am_dns_room) == 160, "DnsRoom");
+_Static_assert(sizeof(struct am_dns_pod) == 7944, "DnsPod");
 
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
@@ -810,7 +805,5 @@ BPF_F_TABLE("lru_hash", struct am_refused_key, struct am_refused, am_refused, 40
 BPF_F_TABLE("hash", struct am_endpoint_key, struct am_dns_pod, am_dns, 4096, 1);
 /* what a pod's record begins as: all zero */
 BPF_F_TABLE("array", u32, struct am_dns_pod, am_dns_blank, 1, 0);
-/* the DNS message being looked at */
-BPF_F_TABLE("percpu_array", u32, struct am_dns_room, am_dns_room, 1, 0);
 
 #endif

@@ -128,6 +128,7 @@ struct am_work {
 	/* Of a search for a port (nat.h); kept here, where the verifier does not count along. */
 	u64 is_ours; /* one of the node's reserve */
 	u64 is_late; /* one of a flow that is not established will do */
+	u64 dns_room[20]; /* struct am_dns_message (dns.h) */
 };
 
 /*

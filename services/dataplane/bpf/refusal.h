@@ -14,7 +14,8 @@
 #include "address.h"
 #include "packet.h"
 
-#define AM_REFUSED_NS (2ULL * 1000000000)
+/* Longer than musl waits for an answer before it asks again (2.5 s); glibc, which is told, asks at once. */
+#define AM_REFUSED_NS (3ULL * 1000000000)
 #define AM_ICMP_UNREACHABLE 3
 #define AM_ICMP6_UNREACHABLE 1
 

@@ -36,7 +36,10 @@ AM_INLINE struct am_cookie_mark *am_netns_mark(struct bpf_sock_addr *ctx)
 	return am_cookies.lookup(&key);
 }
 
-/* A backend by chance; where it refused a moment ago another one, and where that did, too, the one after it. */
+/*
+ * A backend by chance; where it refused a moment ago another one, and where that did, too, the one after it. One that
+ * hints have left out stands in for a single one (core/loadbalancer/endpoint_choice.py).
+ */
 AM_INLINE struct am_backend *am_backend_by_chance(const struct am_service *service, u8 protocol)
 {
 	struct am_backend_key key = { .service = service->number };
@@ -45,8 +48,13 @@ AM_INLINE struct am_backend *am_backend_by_chance(const struct am_service *servi
 
 	key.index = first;
 	backend = am_backends.lookup(&key);
-	if (!backend || count < 2 || !am_refused_lately(&backend->address, backend->port, protocol))
+	if (!backend || !am_refused_lately(&backend->address, backend->port, protocol))
 		return backend;
+	if (count < 2) {
+		key.index = 1;
+		instead = am_backends.lookup(&key);
+		return instead ? instead : backend;
+	}
 	other = (first + 1 + bpf_get_prandom_u32() % (count - 1)) % count;
 	key.index = other;
 	instead = am_backends.lookup(&key);

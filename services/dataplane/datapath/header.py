@@ -112,6 +112,8 @@ def _constants() -> list[str]:
         "AM_DNS_WAYS": dns.DNS_WAYS,
         "AM_DNS_SAMPLES": dns.DNS_SAMPLES,
         "AM_DNS_NAME_WORDS": dns.DNS_NAME_WORDS,
+        "AM_DNS_OUTCOMES": dns.DNS_OUTCOMES,
+        "AM_DNS_BUCKETS": dns.DNS_BUCKETS,
         "AM_DNS_TICK_SHIFT": dns.DNS_TICK_SHIFT,
         "AM_DNS_TIMEOUT": f"{dns.DNS_TIMEOUT}ull",
         "AM_DNS_RETRY_FROM": f"{dns.DNS_RETRY_FROM}ull",

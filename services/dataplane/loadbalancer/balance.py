@@ -305,7 +305,7 @@ class Balancer:
         assert actual is not None
         assert self._frontends is not None
         moved = self._frontends.move(self._objects, names, pods, without, closed)
-        steps = services.moved(moved, self._frontends.backends, actual, self._last)
+        steps = services.moved(moved, self._frontends.backends, self._frontends.stand_ins, actual, self._last)
         self._udp_left |= services.takes_udp_backends(steps, moved.before, actual)
         if self._write(steps):
             return False
@@ -331,7 +331,7 @@ class Balancer:
         while True:
             self._frontends = Frontends(context)
             moved = self._frontends.move(self._objects, self._objects.names(), pods, without, self._closed)
-            wanted = services.tables_of(moved.after, self._frontends.backends, actual)
+            wanted = services.tables_of(moved.after, self._frontends.backends, self._frontends.stand_ins, actual)
             steps = services.change(actual, wanted)
             self._udp_left |= services.takes_udp_backends(steps, actual.services, actual)
             short = self._write(steps)

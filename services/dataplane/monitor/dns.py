@@ -26,7 +26,7 @@ from services.dataplane.settings import Settings
 READ_EVERY = 2.0
 """Seconds: a pod's record holds as many samples as a pod gives that asks for sixteen names a second."""
 AT_ONCE = 64
-"""Records that one system call reads: room for them is made each time, and a record has 6.5 KB."""
+"""Records that one system call reads: room for them is made each time, and a record has 7.8 KB."""
 MOST_ASKING = 10
 """Pods that are named on /metrics."""
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proto.dns import DnsReport
+from proto.dns import DnsReport, DnsUpstream
 
 K = TypeVar("K")
 MAX_PAGE = 1 << 20
@@ -133,7 +133,16 @@ def report(counts: Counts, *, seconds: float, servers: int, asked: int = 0, unan
         cache_evictions=counts.evictions,
         asked=asked,
         unanswered=unanswered,
+        upstreams=tuple(sorted(_upstreams(counts), key=lambda one: (-one.answers, one.address))),
+        upstream_checks_failed=counts.unhealthy,
     )
+
+
+def _upstreams(counts: Counts) -> Iterator[DnsUpstream]:
+    for address, durations in counts.upstreams.items():
+        if answers := max(durations.values(), default=0):
+            p50_ms, p99_ms = (quantile(durations, share) * 1000 for share in (0.5, 0.99))
+            yield DnsUpstream(address, answers, p50_ms, p99_ms)
 
 
 _SUMS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cli.reports.dns_pods import MOST_NAMES, pods_dns, tables
+from proto.dns import DnsReport, DnsUpstream
 from proto.dns_pods import PodDns, PodDnsName, PodDnsReport
 
 FAST = (0, 0, 0, 0, 0, 0, 0, 0, 0, 98, 1, 0, 0, 1)
@@ -80,3 +81,14 @@ def test_of_nothing_there_are_no_figures() -> None:
     report = pods_dns({}, ())
     assert (report.pods, report.names) == ((), ())
     assert (report.together.p99_ms, report.together.nxdomain_share) == (None, None)
+
+
+def test_what_coredns_counts_stands_beside_it() -> None:
+    counted = DnsReport(
+        10.0, 2, 50, (("NOERROR", 50),), 0.5, 2.0, cache_hits=30, cache_misses=10,
+        upstreams=(DnsUpstream("192.0.2.53:53", 10, 8.0, 250.0),),
+    )  # fmt: skip
+    drawn = {table.title: table for table in tables(pods_dns({}, (), counted))}
+    assert drawn["CoreDNS in the last 10 s"].rows == (("2", "50", "NOERROR 50", "0.5 ms", "2.0 ms", "75 %"),)
+    assert drawn["Upstreams that CoreDNS asked"].rows == (("192.0.2.53:53", "10", "8.0 ms", "250.0 ms"),)
+    assert not any("CoreDNS" in table.title for table in tables(pods_dns({}, ())))

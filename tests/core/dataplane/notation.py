@@ -217,6 +217,7 @@ class Plan:
 
     frontends: Mapping[ServiceKey, Frontend]
     backends: Mapping[BackendsOf, frozenset[Target]]
+    stand_ins: Mapping[BackendsOf, Target]
     refused: list[Refusal]
 
 
@@ -231,7 +232,7 @@ def objects_of(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> 
 
 def plan_in(made: Frontends) -> Plan:
     """What it says now."""
-    return Plan(made.frontends, made.backends, list(made.refused()))
+    return Plan(made.frontends, made.backends, made.stand_ins, list(made.refused()))
 
 
 def frontends_of(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto.dns import DnsReport
+from proto.dns import DnsReport, DnsUpstream
 from proto.objects import EndpointSlice, SliceEndpoint
 from services.dns.core.samples import MAX_PAGE, Counts, Unreadable, parse, quantile, report, since, together
 from services.dns.core.servers import servers
@@ -129,6 +129,25 @@ def slice_of(*endpoints: SliceEndpoint, service: str = "kube-dns", namespace: st
 
 
 V4, V6, OTHER = ip_address("10.0.0.1"), ip_address("fd00::1"), ip_address("10.0.0.2")
+
+
+def test_each_upstream_has_its_answers_and_times() -> None:
+    """Those that answered nothing since last time are left out."""
+    counts = Counts(
+        queries=9,
+        unhealthy=2,
+        upstreams={
+            "192.0.2.1:53": {0.001: 2, 0.016: 3, math.inf: 3},
+            "192.0.2.2:53": {0.001: 90, 0.25: 100, math.inf: 100},
+            "192.0.2.3:53": {0.001: 0, math.inf: 0},
+        },
+    )
+    found = report(counts, seconds=10.0, servers=1)
+    assert found.upstreams == (
+        DnsUpstream("192.0.2.2:53", 100, 1.0, 250.0),
+        DnsUpstream("192.0.2.1:53", 3, 1.0, 16.0),
+    )
+    assert found.upstream_checks_failed == 2
 
 
 def test_each_server_once() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from services.dataplane.core.datapath.wire import U64, Counts16, Counts24, Record, Room160, Room2048, Room4096
+from services.dataplane.core.datapath.wire import U64, Counts216, Record, Room2048, Room4096
 
 DNS_SETS = 32
 """Sets of cells of a pod, a power of two."""
@@ -27,6 +27,8 @@ DNS_NAME_WORDS = 14
 DNS_TICK_SHIFT = 10
 DNS_TICK = 1 << DNS_TICK_SHIFT
 """Nanoseconds: bucket 0 is below it, bucket n is from ``2**(n - 1)`` to ``2**n`` of it."""
+DNS_BUCKETS = 24
+"""Of the histogram: the last begins at 4.3 s, and what has waited for five has timed out."""
 DNS_TIMEOUT = 5_000_000_000
 """A query without an answer for so long has timed out (``RES_TIMEOUT`` of resolv.conf(5))."""
 DNS_RETRY_FROM = 1_000_000_000
@@ -36,7 +38,7 @@ is another lookup of the same name beside it, later one that has nothing to do w
 
 
 class DnsOutcome(IntEnum):
-    """What became of a query: index of :attr:`DnsPod.outcomes`. Names of RFC 1035 4.1.1 where they are its RCODEs."""
+    """What became of a query: a row of :attr:`DnsPod.answers`. Names of RFC 1035 4.1.1 where they are its RCODEs."""
 
     USEFUL = 0
     """NOERROR, with an answer."""
@@ -54,10 +56,19 @@ class DnsOutcome(IntEnum):
     """Of samples alone: the query was sent again."""
 
 
+DNS_OUTCOMES = DnsOutcome.RETRIED.value
+"""Outcomes that an answer may have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsPod(Record):
-    """What was measured of one pod's DNS since its first query."""
+    """What was measured of one pod's DNS since its first query.
 
+    The two rooms come first, so that a set of cells lies in one line of the processor's cache, and a sample in two.
+    """
+
+    cells: Room2048 = bytes(2048)
+    samples: Room4096 = bytes(4096)
     queries: U64 = 0
     """Messages with a question to port 53 that were read, retries included."""
     tcp_queries: U64 = 0
@@ -74,14 +85,5 @@ class DnsPod(Record):
     """Packets to or from port 53 that are no single DNS message with one question."""
     sampled: U64 = 0
     """Samples written so far; the newest has this number."""
-    outcomes: Counts16 = (0,) * 16
-    latency: Counts24 = (0,) * 24
-    cells: Room2048 = bytes(2048)
-    samples: Room4096 = bytes(4096)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsRoom(Record):
-    """Room for the message being looked at (``struct am_dns_message`` in bpf/dns.h)."""
-
-    room: Room160
+    answers: Counts216 = (0,) * (DNS_OUTCOMES * DNS_BUCKETS)
+    """Answers by outcome and by how long they took: of each outcome in turn a histogram."""

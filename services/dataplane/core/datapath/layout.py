@@ -31,7 +31,7 @@ from services.dataplane.core.datapath.wire import (
     Record,
     Room136,
     Room208,
-    Room1152,
+    Room1312,
     address_bytes,
 )
 
@@ -388,7 +388,7 @@ class NextHop(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room1152
+    room: Room1312
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,6 @@ RULES: Mapping[MapSpec, Rule] = {
     m.REFUSED: Rule(),
     m.DNS_PODS: Rule(loss="what was measured of pods' DNS begins at 0"),
     m.DNS_BLANK: Rule(),
-    m.DNS_ROOM: Rule(),
 }
 """What becomes of each map that cannot be taken over."""
 

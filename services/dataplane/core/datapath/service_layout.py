@@ -56,7 +56,10 @@ class ServiceKey(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service(Record):
-    """Its backends are ``am_backends[number, 0 … backends - 1]``; with none, connections are refused."""
+    """Its backends are ``am_backends[number, 0 … backends - 1]``; with none, connections are refused.
+
+    For a single one ``am_backends[number, 1]``, where there is such an entry, stands in while it refuses.
+    """
 
     number: U32
     backends: U32

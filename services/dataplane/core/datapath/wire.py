@@ -106,13 +106,11 @@ Bits256: TypeAlias = Annotated[int, Kind("u64", "32s", 32, 8, _vector_bytes, _ve
 """A vector of 256 bits, as one integer here: bit j is bit j % 64 of word j / 64."""
 NamespaceHash: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
 """Eight bytes that a trie compares as they stand: which namespace's entries these are; all zero = nobody's."""
-Counts16: TypeAlias = Annotated[tuple[int, ...], _counts_kind(16)]
-"""Sixteen counters."""
-Counts24: TypeAlias = Annotated[tuple[int, ...], _counts_kind(24)]
+Counts216: TypeAlias = Annotated[tuple[int, ...], _counts_kind(216)]
+"""So many counters."""
 Room136: TypeAlias = Annotated[bytes, Kind("u64", "136s", 136, 8, bytes, bytes, length=17)]
-Room160: TypeAlias = Annotated[bytes, Kind("u64", "160s", 160, 8, bytes, bytes, length=20)]
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
-Room1152: TypeAlias = Annotated[bytes, Kind("u64", "1152s", 1152, 8, bytes, bytes, length=144)]
+Room1312: TypeAlias = Annotated[bytes, Kind("u64", "1312s", 1312, 8, bytes, bytes, length=164)]
 Room2048: TypeAlias = Annotated[bytes, Kind("u64", "2048s", 2048, 8, bytes, bytes, length=256)]
 Room4096: TypeAlias = Annotated[bytes, Kind("u64", "4096s", 4096, 8, bytes, bytes, length=512)]
 

@@ -4,13 +4,15 @@ Owns readiness, locality and hints, as kube-proxy 1.36 has them (pkg/proxy/topol
 family those that are ready; when none is, those that still serve while they terminate (KEP-1669). The local choice
 looks at this node's endpoints only (both traffic policies ``Local``). The cluster choice follows hints (KEP-2433,
 KEP-4444): of nodes, else of zones, and each kind only where every ready endpoint has it and one is meant for clients
-here; else hints are passed over, for a hint that cannot be followed must not cost a connection. Pure functions.
+here; else hints are passed over, for a hint that cannot be followed must not cost a connection. Where they leave a
+single endpoint, another one stands in while that one refuses. Pure functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from zlib import crc32
 
 from proto.net import Address
 from proto.objects import EndpointSlice, Service, ServicePort, SliceEndpoint
@@ -53,6 +55,18 @@ def choose(offered: Sequence[Offer], choice: Choice, *, node: str, zone: str, no
     if choice is Choice.CLUSTER:
         ready = _hinted(ready, node, zone)
     return frozenset(_targets(ready))
+
+
+def stand_in(
+    offered: Sequence[Offer], chosen: frozenset[Target], choice: Choice, *, node: str, not_ready_too: bool
+) -> Target | None:
+    """Who serves the next attempt of a client while the only target that hints have left refuses (``bpf/sock_lb.h``):
+    one of those that they leave out. Nodes differ in it, and keep it while it serves.
+    """
+    if choice is Choice.LOCAL or len(chosen) != 1:
+        return None
+    others = set(_targets(one for one in offered if takes_new(one[0], not_ready_too=not_ready_too))) - chosen
+    return min(others, key=lambda target: (crc32(f"{node} {target}".encode()), target[1]), default=None)
 
 
 def takes_new(endpoint: SliceEndpoint, *, not_ready_too: bool) -> bool:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, HostPort, Pod, Service, ServicePort
 from services.dataplane.core.datapath.service_layout import Scope, ServiceFlag, ServiceKey
-from services.dataplane.core.loadbalancer.endpoint_choice import Choice, Target, choose, offers
+from services.dataplane.core.loadbalancer.endpoint_choice import Choice, Target, choose, offers, stand_in
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import Name, ServiceObjects
 
@@ -105,6 +105,8 @@ class Claims:
 
     frontends: dict[ServiceKey, Frontend] = field(default_factory=dict)
     backends: dict[BackendsOf, frozenset[Target]] = field(default_factory=dict)
+    stand_ins: dict[BackendsOf, Target] = field(default_factory=dict)
+    """Of those sets that have one."""
     refused: list[Refusal] = field(default_factory=list)
     outside: set[Address] = field(default_factory=set)
     """Addresses from outside that it asks for: whether they are free depends on all cluster IPs."""
@@ -138,6 +140,7 @@ class Frontends:
         self.context = context
         self._frontends: dict[ServiceKey, Frontend] = {}
         self._backends: dict[BackendsOf, frozenset[Target]] = {}
+        self._stand_ins: dict[BackendsOf, Target] = {}
         self._held: dict[Owner, _Held] = {}
         self._others: dict[ServiceKey, list[Frontend]] = {}
         """What others claim of a front that somebody has."""
@@ -156,6 +159,11 @@ class Frontends:
     def backends(self) -> Mapping[BackendsOf, frozenset[Target]]:
         """The backends of all fronts, by what they share."""
         return self._backends
+
+    @property
+    def stand_ins(self) -> Mapping[BackendsOf, Target]:
+        """Who stands in for a single backend that refuses, where there is somebody."""
+        return self._stand_ins
 
     def count(self, owner: Owner) -> int:
         """How many fronts a Service or pod claims."""
@@ -264,6 +272,7 @@ class Frontends:
                 self._others[key] = others
         for shared in held.backends:
             del self._backends[shared]
+            self._stand_ins.pop(shared, None)
         for address in held.outside:
             self._asking[address].discard(owner[1:])
             if not self._asking[address]:
@@ -277,6 +286,7 @@ class Frontends:
             tuple(asked.frontends), tuple(asked.backends), tuple(asked.refused), frozenset(asked.outside)
         )
         self._backends.update(asked.backends)
+        self._stand_ins.update(asked.stand_ins)
         for key, frontend in asked.frontends.items():
             holder = self._frontends.get(key)
             if holder is None:
@@ -382,13 +392,12 @@ class _Planner:
         shared = BackendsOf("service", service.namespace, service.name, port.port, port.protocol, version, choice)
         if shared not in self._claims.backends:
             offered = offers(service, port, self._slices, version)
-            self._claims.backends[shared] = choose(
-                offered,
-                choice,
-                node=self._context.node,
-                zone=self._context.zone,
-                not_ready_too=service.publish_not_ready,
-            )
+            node, not_ready_too = self._context.node, service.publish_not_ready
+            chosen = choose(offered, choice, node=node, zone=self._context.zone, not_ready_too=not_ready_too)
+            self._claims.backends[shared] = chosen
+            other = stand_in(offered, chosen, choice, node=node, not_ready_too=not_ready_too)
+            if other is not None:
+                self._claims.stand_ins[shared] = other
         frontend = Frontend(
             backends=shared,
             precedence=self._precedence,

@@ -5,7 +5,8 @@ affinity survive updates and restarts; its backends stand in one order on every 
 :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
 client outside a load balancer's source ranges never gets in; what belongs to nobody any more goes first, so that
 removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Frontends of one
-Service port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
+Service port with the same choice of endpoints share a number, and so their backends and their clients' affinity. Who
+stands in for a single backend has the index after it, and is no member: no client keeps it.
 """
 
 from __future__ import annotations
@@ -69,10 +70,13 @@ class TableChange:
 
 
 def tables_of(
-    frontends: Mapping[ServiceKey, Frontend], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
+    frontends: Mapping[ServiceKey, Frontend],
+    backends: Mapping[BackendsOf, frozenset[Target]],
+    stand_ins: Mapping[BackendsOf, Target],
+    before: Tables,
 ) -> Tables:
     """The tables for these fronts; ``before`` gives numbers that are kept."""
-    return _tables(frontends, backends, before, highest(before))
+    return _tables(frontends, backends, stand_ins, before, highest(before))
 
 
 def highest(tables: Tables) -> int:
@@ -83,6 +87,7 @@ def highest(tables: Tables) -> int:
 def _tables(
     frontends: Mapping[ServiceKey, Frontend],
     backends: Mapping[BackendsOf, frozenset[Target]],
+    stand_ins: Mapping[BackendsOf, Target],
     before: Tables,
     last: int,
 ) -> Tables:
@@ -93,6 +98,9 @@ def _tables(
         ordered = in_order(backends[shared])
         counts[shared] = len(ordered)
         _write(tables, number, ordered)
+        if shared in stand_ins:
+            address, port = stand_ins[shared]
+            tables.backends[BackendKey(service=number, index=len(ordered))] = Backend(address=address, port=port)
     for key, frontend in frontends.items():
         number = numbers[frontend.backends]
         tables.services[key] = lb.Service(
@@ -106,12 +114,18 @@ def _tables(
     return tables
 
 
-def moved(frontends: Moved, backends: Mapping[BackendsOf, frozenset[Target]], before: Tables, last: int) -> TableChange:
+def moved(
+    frontends: Moved,
+    backends: Mapping[BackendsOf, frozenset[Target]],
+    stand_ins: Mapping[BackendsOf, Target],
+    before: Tables,
+    last: int,
+) -> TableChange:
     """Steps by which these fronts, and nothing else, change. A set of backends that is new gets a number above
     ``last``. Costs what these fronts and their backends cost.
     """
     old = _part(frontends.before, before)
-    return change(old, _tables(frontends.after, backends, old, last))
+    return change(old, _tables(frontends.after, backends, stand_ins, old, last))
 
 
 def takes_udp_backends(steps: TableChange, frontends: Iterable[ServiceKey], before: Tables) -> bool:
@@ -132,6 +146,9 @@ def _part(frontends: Mapping[ServiceKey, Frontend], tables: Tables) -> Tables:
             entry = part.backends[at] = tables.backends[at]
             member = MemberKey(service=number, address=entry.address, port=entry.port)
             part.members[member] = tables.members[member]
+        behind = BackendKey(service=number, index=count)
+        if behind in tables.backends:
+            part.backends[behind] = tables.backends[behind]
     return part
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from operator import add, sub
 
 from services.dataplane.core.datapath.dns_layout import (
+    DNS_BUCKETS,
     DNS_NAME_WORDS,
+    DNS_OUTCOMES,
     DNS_SAMPLES,
     DNS_TIMEOUT,
     DnsOutcome,
@@ -21,7 +23,7 @@ from services.dataplane.core.datapath.dns_layout import (
 
 _CELL = struct.Struct("<QQ")
 _SAMPLE = struct.Struct(f"<IIIHH{DNS_NAME_WORDS * 8}s")
-_NO_OUTCOMES, _NO_LATENCY = (0,) * 16, (0,) * 24
+_NO_OUTCOMES, _NO_LATENCY = (0,) * DNS_OUTCOMES, (0,) * DNS_BUCKETS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,9 @@ class Counts:
     unmatched: int = 0
     unread: int = 0
     outcomes: tuple[int, ...] = _NO_OUTCOMES
+    """Answers by :class:`DnsOutcome`."""
     latency: tuple[int, ...] = _NO_LATENCY
+    """Answers by the power of two of how long they took (:data:`~.dns_layout.DNS_TICK`)."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -82,6 +86,7 @@ class Sample:
 
 def read_counts(record: DnsPod, now: int) -> Counts:
     """What a record has counted at ``now`` (CLOCK_MONOTONIC, ns)."""
+    starts = range(0, DNS_OUTCOMES * DNS_BUCKETS, DNS_BUCKETS)
     waiting = (asked for _, asked in _CELL.iter_unpack(record.cells) if asked)
     return Counts(
         queries=record.queries,
@@ -92,8 +97,8 @@ def read_counts(record: DnsPod, now: int) -> Counts:
         displaced=record.displaced,
         unmatched=record.unmatched,
         unread=record.unread,
-        outcomes=record.outcomes,
-        latency=record.latency,
+        outcomes=tuple(sum(record.answers[at : at + DNS_BUCKETS]) for at in starts),
+        latency=tuple(sum(record.answers[bucket::DNS_BUCKETS]) for bucket in range(DNS_BUCKETS)),
     )
 
 

@@ -135,7 +135,7 @@ def test_what_a_service_asks_for_is_never_less_than_what_it_gets(one: Any, front
     assert owner == ("service", "shop", "web")
     assert asked.amounts[:2] == (frontends, backends)
     plan = frontends_of([one], slices, [], CONTEXT)
-    tables = service_tables.tables_of(plan.frontends, plan.backends, Tables())
+    tables = service_tables.tables_of(plan.frontends, plan.backends, plan.stand_ins, Tables())
     assert len(tables.services) <= frontends
     assert len(tables.backends) <= backends
     assert len(tables.ranges) <= asked.amounts[2]
@@ -154,7 +154,7 @@ def test_source_ranges_are_asked_for() -> None:
     )
     _, asked = service_demand.of_service(one, [], CONTEXT)
     plan = frontends_of([one], [], [], CONTEXT)
-    tables = service_tables.tables_of(plan.frontends, plan.backends, Tables())
+    tables = service_tables.tables_of(plan.frontends, plan.backends, plan.stand_ins, Tables())
     assert 0 < len(tables.ranges) <= asked.amounts[2]
 
 

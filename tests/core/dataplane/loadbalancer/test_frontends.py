@@ -52,7 +52,7 @@ def plan_of(
 
 
 def tables_of(plan: Plan, before: Tables) -> Tables:
-    return service_tables.tables_of(plan.frontends, plan.backends, before)
+    return service_tables.tables_of(plan.frontends, plan.backends, plan.stand_ins, before)
 
 
 CLUSTER = f"socket {VIP}:80 cluster"

@@ -28,7 +28,7 @@ KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
 
 def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **context: Any) -> Tables:
     plan = frontends_of(services, slices, [], NodeContext(node="n1", **context))
-    return tables_module.tables_of(plan.frontends, plan.backends, before)
+    return tables_module.tables_of(plan.frontends, plan.backends, plan.stand_ins, before)
 
 
 def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, **context: Any) -> set[str]:
@@ -89,6 +89,35 @@ def test_a_node_without_a_zone_follows_no_hints_of_zones_and_local_policy_follow
     slices = [slice_of("web", f"{ONE} zone=a", f"{TWO} zone=b @n2")]
     assert backends([service("web", VIP)], slices) == {f"{ONE}:8080", f"{TWO}:8080"}
     assert backends([service("web", VIP, internal_policy="Local")], slices, zone="b") == {f"{ONE}:8080"}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "fields", "others"),
+    [
+        ([f"{ONE} node=n1", f"{TWO} node=n2", f"{THREE} node=n3"], {}, {TWO, THREE}),
+        ([f"{ONE} zone=a", f"{TWO} zone=b"], {}, {TWO}),
+        ([f"{ONE} node=n1", f"{TWO} node=n2", f"{THREE} node=n3 notready"], {}, {TWO}),
+        ([f"{ONE} node=n1", f"{TWO} node=n2 terminating"], {}, set()),
+        ([f"{ONE} node=n1", f"{TWO} node=n1", f"{THREE} node=n2"], {}, set()),
+        ([f"{ONE} node=n2", f"{TWO} node=n3"], {}, set()),
+        ([ONE], {}, set()),
+        ([f"{ONE} node=n1", f"{TWO} node=n2 @n2"], {"internal_policy": "Local"}, set()),
+    ],
+)
+def test_for_a_single_one_that_hints_have_left_another_stands_in(
+    endpoints: list[str], fields: dict[str, Any], others: set[str]
+) -> None:
+    """It has the next index, is no member, and is not the same for all nodes."""
+    found = set()
+    for node in [f"m{number}" for number in range(20)]:
+        parts = [slice_of("web", *(one.replace("node=n1", f"node={node}") for one in endpoints))]
+        plan = frontends_of([service("web", VIP, **fields)], parts, [], NodeContext(node=node, zone="a"))
+        tables = tables_module.tables_of(plan.frontends, plan.backends, plan.stand_ins, Tables())
+        ((number, count),) = {(one.number, one.backends) for one in tables.services.values()}
+        behind = tables.backends.get(BackendKey(service=number, index=count))
+        found |= {str(behind.address)} if behind is not None else set()
+        assert len(tables.members) == count
+    assert found == others
 
 
 def test_both_families_have_their_own_backends() -> None:
@@ -287,7 +316,7 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_again(rounds:
             known[key] = value
         moved = made.move(objects, names, pods, without, closed)
         refused, shut = without, closed
-        steps = tables_module.moved(moved, made.backends, tables, last)
+        steps = tables_module.moved(moved, made.backends, made.stand_ins, tables, last)
         last = max([last, *(one.number for one in steps.set_services.values())])
         tables_module.apply(tables, steps)
 
@@ -301,9 +330,9 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_again(rounds:
             closed,
         )
         now = plan_in(made)
-        assert (now.frontends, now.backends) == (plan.frontends, plan.backends)
+        assert (now.frontends, now.backends, now.stand_ins) == (plan.frontends, plan.backends, plan.stand_ins)
         assert sorted(now.refused, key=str) == sorted(plan.refused, key=str)
-        wanted = tables_module.tables_of(plan.frontends, plan.backends, tables)
+        wanted = tables_module.tables_of(plan.frontends, plan.backends, plan.stand_ins, tables)
         assert not len(change(tables, wanted))
         numbers = {frontend.backends: tables.services[key].number for key, frontend in plan.frontends.items()}
         assert len(set(numbers.values())) == len(numbers)
@@ -317,7 +346,7 @@ def test_who_is_refused_room_for_endpoints_keeps_its_frontends_with_nobody_behin
     tables = Tables()
     for closed, count in ((set(), 1), ({("service", "shop", "web")}, 0), (set(), 1)):
         moved = made.move(objects, {("shop", "web"), ("shop", "api")}, [], set(), closed)
-        tables_module.apply(tables, tables_module.moved(moved, made.backends, tables, 10))
+        tables_module.apply(tables, tables_module.moved(moved, made.backends, made.stand_ins, tables, 10))
         assert {key.address: one.backends for key, one in tables.services.items()} == {
             ip_address(VIP): count,
             ip_address("10.96.0.20"): 1,

@@ -88,7 +88,8 @@ class Balanced(Driver[Key, Value]):
 
     def flush(self) -> None:
         steps = self.frontends.move(self.objects, self.about, list(self.pods.values()))
-        apply(self.tables, moved(steps, self.frontends.backends, self.tables, self.last))
+        frontends = self.frontends
+        apply(self.tables, moved(steps, frontends.backends, frontends.stand_ins, self.tables, self.last))
         self.last = max(self.last, highest(self.tables))
         self.about = set()
 
@@ -120,7 +121,9 @@ class Balanced(Driver[Key, Value]):
             for index, (address, port) in enumerate(self.targets(number, count))
         }
         assert {key: member.index for key, member in self.tables.members.items()} == slots
-        assert len(self.tables.backends) == len(slots)
+        standing_by = [key for key in self.tables.backends if key.index == sizes[key.service]]
+        assert len(self.tables.backends) == len(slots) + len(standing_by)
+        assert all(key.index == 1 for key in standing_by)
         assert {key.service for key in self.tables.ranges} <= sizes.keys()
         assert bool(self.tables.ranges) == any(frontend.ranges for frontend in self.frontends.frontends.values())
 

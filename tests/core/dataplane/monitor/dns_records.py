@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.dataplane.core.datapath.dns_layout import DNS_SAMPLES, DnsOutcome, DnsPod
+from services.dataplane.core.datapath.dns_layout import DNS_BUCKETS, DNS_OUTCOMES, DNS_SAMPLES, DnsOutcome, DnsPod
 
 SECOND = 1_000_000_000
 
@@ -37,14 +37,14 @@ def sampled(said: Sequence[Said], first: int = 1) -> bytes:
 
 
 def record(said: Sequence[Said] = (), *, first: int = 1, asked: Sequence[int] = (), **counts: Any) -> DnsPod:
-    """A record with these samples and cells, and counters by name; outcomes are counted as the samples say."""
-    outcomes = [0] * 16
+    """A record with these samples and cells, and counters by name; answers are counted as the samples say."""
+    answers = [0] * (DNS_OUTCOMES * DNS_BUCKETS)
     for one in said:
         if one.outcome is not DnsOutcome.RETRIED:
-            outcomes[one.outcome] += 1
+            answers[one.outcome * DNS_BUCKETS] += 1
     cells = b"".join(struct.pack("<QQ", 1, moment) for moment in asked)
     counted = DnsPod(
-        outcomes=tuple(outcomes),
+        answers=tuple(answers),
         cells=cells + bytes(2048 - len(cells)),
         samples=sampled(said, first),
         sampled=first - 1 + len(said),

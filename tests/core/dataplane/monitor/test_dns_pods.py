@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proto.codec import encode
 from proto.dns_pods import MAX_NAMES, MAX_PODS, PodDns, PodDnsRequest
-from services.dataplane.core.datapath.dns_layout import DNS_SAMPLES, DnsOutcome, DnsPod
+from services.dataplane.core.datapath.dns_layout import DNS_BUCKETS, DNS_OUTCOMES, DNS_SAMPLES, DnsOutcome, DnsPod
 from services.dataplane.core.monitor.dns_pods import MARK_EVERY, NAMES_FOR, PodName, PodsDns
 from tests.core.dataplane.monitor.dns_records import SECOND, Said, record
 
@@ -113,7 +113,7 @@ def test_the_largest_answer_fits_into_a_message() -> None:
     dns = PodsDns()
     pods = {number: PodName(namespace="n" * 63, pod=f"{number:0>253}") for number in range(MAX_PODS + 3)}
     said = [Said(f"{number:0>63}.{'x' * 40}.example") for number in range(DNS_SAMPLES)]
-    full = replace(record(said), queries=2**63, latency=(2**32,) * 24, outcomes=(2**32,) * 16)
+    full = replace(record(said), queries=2**63, answers=(2**32,) * (DNS_OUTCOMES * DNS_BUCKETS))
     dns.observe(0.0, 0, {}, pods)
     dns.observe(2.0, 0, dict.fromkeys(pods, full), pods)
     report = dns.report(ALL, "n1", 4.0)

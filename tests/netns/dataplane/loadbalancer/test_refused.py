@@ -12,9 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from bench.dns.ground import GLIBC, MUSL, compiled
+from bench.dns.report import Looked
+from linux.netns import command
 from proto.objects import EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint
 from tests.bpf.world import inside
 from tests.netns.dataplane.mesh import Mesh, RunningPod, wait_for
@@ -30,7 +35,7 @@ WEB = Service(
     cluster_ips=tuple(ip_address(address) for address in VIP.values()),
     ports=(ServicePort(name="tcp", protocol=6, port=PORT), ServicePort(name="udp", protocol=17, port=PORT)),
 )
-REFUSED = 2.0
+REFUSED = 3.0
 """Seconds for which a backend that refused is passed over (``bpf/refusal.h``)."""
 TIMES = 60
 
@@ -98,8 +103,8 @@ def serving(pod: RunningPod) -> Iterator[None]:
                 thread.join()
 
 
-def slices(*pods: RunningPod) -> list[EndpointSlice]:
-    """Both families' slices of the Service, all ready."""
+def slices(*pods: RunningPod, hinted: dict[str, str] | None = None) -> list[EndpointSlice]:
+    """Both families' slices of the Service, all ready; ``hinted``: for which node each is, by the pod's name."""
     ports = tuple(EndpointPort(name=name, protocol=number, port=TARGET) for name, number in (("tcp", 6), ("udp", 17)))
     return [
         EndpointSlice(
@@ -107,7 +112,12 @@ def slices(*pods: RunningPod) -> list[EndpointSlice]:
             name=f"web-{family}",
             service="web",
             endpoints=tuple(
-                SliceEndpoint(addresses=(ip_address(pod.four if family == 4 else pod.six),), ready=True, node="n1")
+                SliceEndpoint(
+                    addresses=(ip_address(pod.four if family == 4 else pod.six),),
+                    ready=True,
+                    node="n1",
+                    for_nodes=(hinted[pod.pod.name],) if hinted else (),
+                )
                 for pod in pods
             ),
             ports=ports,
@@ -140,3 +150,72 @@ def test_where_all_refuse_so_is_the_client(node: Mesh) -> None:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         said, _ = ask(node, client, VIP[4], kind, 10)
         assert said == {"ConnectionRefusedError": 10}, (said, time.monotonic() - began)
+
+
+def test_where_hints_leave_one_that_refuses_another_stands_in(node: Mesh) -> None:
+    client, local, remote = node.pod("prefers"), node.pod("local"), node.pod("remote")
+    with serving(remote):
+        node.put(WEB, *slices(local, remote, hinted={"local": "n1", "remote": "n2"}))
+        for address in VIP.values():
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                wait_for("the Service", lambda a=address, k=kind: ask(node, client, a, k, 2)[0]["remote"])  # type: ignore[misc]
+                said, seconds = ask(node, client, address, kind)
+                assert said["remote"] + said["ConnectionRefusedError"] == TIMES, (address, kind, said)
+                assert said["ConnectionRefusedError"] <= 1 + seconds / REFUSED, (address, kind, said, seconds)
+        with serving(local):
+            for address in VIP.values():
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    wait_for("it serves again", lambda a=address, k=kind: ask(node, client, a, k, 8)[0] == {"local": 8})  # type: ignore[misc]
+
+
+RESOLVER = ip_address("10.96.0.53")
+_LOOK_UP = 'echo $$ > "$1/cgroup.procs" && mount --bind "$2" /etc && shift 2 && exec "$@"'
+
+
+def look_up(node: Mesh, pod: RunningPod, etc: Path, program: Path) -> Looked:
+    """Five names, one after the other, by a pod's C library."""
+    argv = ["unshare", "-m", "sh", "-c", _LOOK_UP, "sh", str(node.cgroup), str(etc), str(program)]
+    inside_pod = command(f"/run/netns/{pod.netns}", *argv, "5", "0", "20", "0", "1")
+    done = subprocess.run(inside_pod, capture_output=True, timeout=100, check=True)
+    return msgspec.json.decode(done.stdout, type=Looked)
+
+
+@pytest.mark.parametrize("library", [GLIBC, MUSL])
+def test_a_resolver_loses_no_name_when_the_server_of_its_node_is_gone(node: Mesh, tmp_path: Path, library: str) -> None:
+    """By the C library's defaults, before Kubernetes tells: glibc asks again when it is refused, musl after 2.5 s."""
+    client, gone, away = (node.pod(f"{name}-{library}") for name in ("looks-up", "gone", "names"))
+    numbers = {"udp": (17, 53), "tcp": (6, PORT)}
+    service = Service(
+        namespace="shop",
+        name=library,
+        uid=library,
+        cluster_ips=(RESOLVER,),
+        ports=tuple(ServicePort(name=name, protocol=number, port=port) for name, (number, port) in numbers.items()),
+    )
+    part = EndpointSlice(
+        namespace="shop",
+        name=library,
+        service=library,
+        endpoints=tuple(
+            SliceEndpoint(addresses=(ip_address(pod.four),), ready=True, node="n1", for_nodes=(whose,))
+            for pod, whose in ((gone, "n1"), (away, "n2"))
+        ),
+        ports=tuple(EndpointPort(name=name, protocol=number, port=53) for name, (number, _) in numbers.items()),
+    )
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+    (etc / "nsswitch.conf").write_text("hosts: dns\n")
+    programs = compiled(tmp_path)
+    names = command(f"/run/netns/{away.netns}", str(programs / "upstream"), away.four, "53", "0", "5")
+    upstream = subprocess.Popen(names)
+    try:
+        node.put(service, part)
+        refused = "ConnectionRefusedError"  # of TCP: the resolver is to meet the first refusal of UDP itself
+        wait_for("the Service", lambda: ask(node, client, str(RESOLVER), socket.SOCK_STREAM, 1)[0][refused])
+        looked = look_up(node, client, etc, programs / library)
+        assert (looked.failed, len(looked.us)) == (0, 5)
+    finally:
+        upstream.kill()
+        upstream.wait(20)
+        node.delete(service, part)
