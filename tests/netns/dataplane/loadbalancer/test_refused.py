@@ -144,6 +144,9 @@ def test_who_is_refused_finds_another_backend_the_next_time(node: Mesh) -> None:
 
 def test_where_all_refuse_so_is_the_client(node: Mesh) -> None:
     client, one, other = node.pod("asks-in-vain"), node.pod("shut"), node.pod("shut-too")
+    for pod in (one, other):
+        with inside(pod.netns):  # a kernel tells a peer that a port is closed six times at once, then once a second
+            Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0")
     node.put(WEB, *slices(one, other))
     began = time.monotonic()
     wait_for("the Service", lambda: ask(node, client, VIP[4], socket.SOCK_STREAM, 1)[0]["ConnectionRefusedError"])
