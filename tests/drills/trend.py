@@ -1,4 +1,4 @@
-"""Trends of a quantity over time: a slope that outliers do not move, with its interval, of processes that end and begin.
+"""Trends over time: a slope that outliers do not move, with its interval, of processes that end and begin.
 
 The slope is Theil's and Sen's: the median of the slopes between any two points. Its interval of 95 % is Sen's (P. K.
 Sen, 1968: Estimates of the regression coefficient based on Kendall's tau), without a correction for ties. It shares no
