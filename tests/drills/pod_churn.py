@@ -3,8 +3,8 @@
 A pod of the first kind is whole: sandbox, container, readiness. Kubelets make as many as they can beside everything
 else. A pod of the second kind is an object of the API like any other, with a volume that is not there: its kubelet
 waits for that, and never starts it. Meanwhile the drill does what a runtime would do: it calls the node's CNI
-executable with ADD and DEL for this pod, in a network namespace of its own. Both go through every agent: API object, identity, policy,
-address, link, maps. What is missing in the second is containerd, runc and the kubelet's part.
+executable with ADD and DEL for this pod, in a network namespace of its own. Both go through every agent: API object,
+identity, policy, address, link, maps. What is missing in the second is containerd, runc and the kubelet's part.
 
 A call that is refused is said again, as a kubelet does: agents die meanwhile. Times are seconds.
 """
@@ -31,7 +31,7 @@ from tests.labkit import Lab
 
 RATE = 5.0
 """Pods that begin in a second, of both kinds."""
-BY_KUBELET, BY_DRILL = 1, 4
+BY_KUBELET, BY_DRILL = 3, 6
 """At one time on each node."""
 PATIENCE = 120.0
 """Until a pod is ready, is linked, or is gone: an agent and a server may be killed meanwhile."""
