@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from tests.drills.pod_churn import RATE, Pace, PodChurn, churning
+from tests.drills.pod_churn import RATE, PodChurn, churning
 from tests.drills.soak import DEMANDED, Counts, Soak, more, service_of, spared, victims
 from tests.drills.store import Janitor, janitor
 from tests.drills.traffic import well
@@ -63,7 +63,8 @@ def soaked(soak: Soak, churn: PodChurn, seconds: float, order: Iterator[str]) ->
             soak.kill(next(order))
             done, past = churn.counts - before, time.monotonic() - begun
             rates = ", ".join(f"{kind} {done[kind]} ({done[kind] / past:.2f}/s)" for kind in ("kubelet", "drill"))
-            say(f"{past / 60:5.1f} min: {soak.kills} kills, pods by {rates}, refused {done['again']}")
+            failed = f"{len(churn.failures)} failures {churn.failures[-1:]}"
+            say(f"{past / 60:5.1f} min: {soak.kills} kills, pods by {rates}, refused {done['again']}, {failed}")
             time.sleep(max(0.0, now + KILL_SECONDS - time.monotonic()))
         past = time.monotonic() - begun
     done = churn.counts - before
@@ -143,17 +144,3 @@ def test_an_hour_of_pods_and_kills_leaves_nothing_behind(installed: Lab, store: 
     assert churn.failures == []
     assert soak.kills >= MINUTES * 60 / KILL_SECONDS / 2
     assert {name: trends[name].incarnations for name in alone} == dict.fromkeys(alone, 1)
-
-
-def test_a_pace_waits_and_makes_good_only_what_was_just_missed() -> None:
-    pace = Pace(rate=5.0, due=100.0)
-    assert pace.wait(99.5) == pytest.approx(0.5)
-    for _ in range(5):
-        assert pace.wait(100.0) <= 0.8
-        pace.count(100.0)
-    assert pace.wait(100.0) == pytest.approx(1.0)
-    begun = 0
-    while not pace.wait(1000.0):
-        pace.count(1000.0)
-        begun += 1
-    assert begun == 26
