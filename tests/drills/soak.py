@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -131,22 +131,32 @@ class Soak:
         self.kills += 1
 
     def counts(self, store: Janitor) -> Counts:
-        """How much there is: of descriptors by agent, of a node's kernel by kind, of consumers by stream, of keys by
-        bucket.
+        """How much there is: of descriptors by service or node's agent, of a node's kernel by kind, of consumers by
+        stream, of keys by bucket.
         """
-        held = self.lab.containers()
-        found = {"descriptors": {name: descriptors(pid) for name, pid in held.items()}}
+        found = {"descriptors": self._descriptors(), "consumers": self._consumers()}
         keys = store.keys()
+        found["keys"] = {stream.removeprefix("KV_").rpartition("_")[0]: len(one) for stream, one in keys.items()}
         blocks = set(self._blocks(store))
         for node in self.nodes:
             found[node] = {kind: len(_beside(lines, blocks)) for kind, lines in left(self.lab, node).items()}
-        consumers: dict[str, set[str]] = defaultdict(set)
+        return found
+
+    def _descriptors(self) -> dict[str, int]:
+        """Of copies and servers together: which of them leads, and who is connected to which, changes with kills."""
+        found: Counter[str] = Counter()
+        for name, pid in self.lab.containers().items():
+            service = service_of(name)
+            found[service if service in (*SERVICES, "nats") else name] += descriptors(pid)
+        return dict(found)
+
+    def _consumers(self) -> dict[str, int]:
+        """They are in the memory of one server each."""
+        found: dict[str, set[str]] = defaultdict(set)
         for monitor in self.monitors:
             for stream, _, names in monitor.streams():
-                consumers[stream] |= names
-        found["consumers"] = {stream: len(names) for stream, names in sorted(consumers.items())}
-        found["keys"] = {stream.removeprefix("KV_").rpartition("_")[0]: len(one) for stream, one in keys.items()}
-        return found
+                found[stream] |= names
+        return {stream: len(names) for stream, names in sorted(found.items())}
 
     def _blocks(self, store: Janitor) -> Iterator[str]:
         for one in store.read("blocks")["blocks"].values():
