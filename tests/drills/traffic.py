@@ -236,7 +236,7 @@ def servers(lab: Lab) -> list[str]:
 def stores(lab: Lab) -> list[Path]:
     """Where the NATS servers keep their streams."""
     if lab.pods:
-        kept = Path("/var/lib/airmesh-nats/jetstream")
+        kept = Path("/var/lib/airmesh-nats/signed/jetstream")
         return [lab.where.node(host.name).on_host(kept) for host in lab.topology.nodes]
     return [lab.where.nats / "store"]
 
