@@ -21,20 +21,16 @@ from lab.cluster import ledger
 from lab.cluster.mesh import NATS_MONITOR_PORT
 from tests.drills.node_kernel import left
 from tests.drills.store import Janitor
+from tests.drills.traffic import SERVICES, service_of
 from tests.drills.trend import Sample, Series
 from tests.labkit import Lab
 
 MIB = 1 << 20
-SERVICES = ("cluster", "ipam", "policy", "dns")
 BACK_SECONDS = 120.0
 """Until the kubelet has started again what was killed."""
 DEMANDED = "blocks"
 """The bucket whose keys follow demand: a node keeps blocks that it needed once."""
 Counts = dict[str, dict[str, int]]
-
-
-def service_of(name: str) -> str:
-    return name.partition("-")[0]
 
 
 def spared(running: Mapping[str, int], node: str) -> set[str]:
@@ -173,7 +169,7 @@ def _beside(lines: object, blocks: set[str]) -> list[str]:
 def more(before: Counts, after: Counts, allowed: Callable[[str, str], int]) -> list[str]:
     """What there is more of than before by more than is ``allowed`` (of a kind and a name)."""
     return [
-        f"{kind} of {name}: {before.get(kind, {}).get(name, 0)}, and then {count}"
+        f"{kind}, {name}: {before.get(kind, {}).get(name, 0)}, and then {count}"
         for kind, held in after.items()
         for name, count in held.items()
         if count > before.get(kind, {}).get(name, 0) + allowed(kind, name)

@@ -18,9 +18,9 @@ from random import Random
 import pytest
 
 from tests.drills.pod_churn import RATE, PodChurn, churning
-from tests.drills.soak import DEMANDED, Counts, Soak, more, service_of, spared, victims
+from tests.drills.soak import DEMANDED, Counts, Soak, more, spared, victims
 from tests.drills.store import Janitor, janitor
-from tests.drills.traffic import well
+from tests.drills.traffic import service_of, well
 from tests.drills.trend import Series, Trend
 from tests.labkit import Lab
 

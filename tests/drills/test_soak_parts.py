@@ -46,11 +46,11 @@ def test_one_copy_and_one_node_live_on_and_all_others_are_killed_in_the_same_ord
     [
         ({"consumers": {"KV_a": 4}, "n1": {"links": 3}}, []),
         ({"consumers": {"KV_a": 3}, "n1": {"links": 3}}, []),
-        ({"consumers": {"KV_a": 5}, "n1": {"links": 3}}, ["consumers of KV_a: 4, and then 5"]),
-        ({"consumers": {"KV_a": 4}, "n1": {"links": 3, "rules": 1}}, ["n1 of rules: 0, and then 1"]),
-        ({"consumers": {"KV_a": 4, "KV_b": 1}}, ["consumers of KV_b: 0, and then 1"]),
+        ({"consumers": {"KV_a": 5}, "n1": {"links": 3}}, ["consumers, KV_a: 4, and then 5"]),
+        ({"consumers": {"KV_a": 4}, "n1": {"links": 3, "rules": 1}}, ["n1, rules: 0, and then 1"]),
+        ({"consumers": {"KV_a": 4, "KV_b": 1}}, ["consumers, KV_b: 0, and then 1"]),
         ({"keys": {"blocks": 2}}, []),
-        ({"keys": {"blocks": 3}}, ["keys of blocks: 0, and then 3"]),
+        ({"keys": {"blocks": 3}}, ["keys, blocks: 0, and then 3"]),
     ],
 )
 def test_more_than_before_is_named(after: dict[str, dict[str, int]], found: list[str]) -> None:

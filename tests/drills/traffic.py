@@ -223,9 +223,14 @@ def agents(lab: Lab) -> list[str]:
     return [entry.name for entry in entries if any(word.startswith("services.") for word in entry.argv)]
 
 
+def service_of(name: str) -> str:
+    """`ipam` of `ipam-1` and of a pod's name, `routing` of `routing-n1`."""
+    return name.partition("-")[0]
+
+
 def copies(lab: Lab, service: str) -> list[str]:
     """Names of the copies of a service (`cluster`, `ipam`…) that are meant to run, in order."""
-    return sorted(name for name in agents(lab) if name.partition("-")[0] == service)
+    return sorted(name for name in agents(lab) if service_of(name) == service)
 
 
 def servers(lab: Lab) -> list[str]:
