@@ -213,7 +213,7 @@ def agents(lab: Lab) -> list[str]:
     """Names of all services' processes that are meant to run."""
     if lab.pods:
         listed = lab.get("pods", "--namespace", names.NAMESPACE, "--selector", f"{names.OURS},!{names.JOB}")["items"]
-        labels = [(one["metadata"]["labels"][names.NAME], one["spec"]["nodeName"], one) for one in listed]
+        labels = [(one["metadata"]["labels"][names.NAME], one["spec"].get("nodeName"), one) for one in listed]
         return [
             one["metadata"]["name"] if kind in SERVICES else f"{kind}-{host}"
             for kind, host, one in labels
