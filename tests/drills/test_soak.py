@@ -30,6 +30,8 @@ WARM = max(150.0, MINUTES * 10)
 KILL_SECONDS = 20.0
 AGE = 60.0
 """At which processes that are killed are compared."""
+JUDGED_MINUTES = 30
+"""What is shorter shows its slopes and judges none: rings of spans and caches, which have a bound, still fill."""
 LIMIT = 1.0
 """MiB that an hour may add."""
 MESSAGE = 400.0 / (1 << 20)
@@ -145,7 +147,8 @@ def test_an_hour_of_pods_and_kills_leaves_nothing_behind(installed: Lab, store: 
         say(f"{rate:.2f} pods a second of {RATE}; failures: {churn.failures}")
     most = limits(soak.messages, list(trends))
     assert set(trends) == set(running)
-    assert {name: str(one) for name, one in trends.items() if one.grows(most[name])} == {}
+    grown = {name: str(one) for name, one in trends.items() if one.grows(most[name])}
+    assert MINUTES < JUDGED_MINUTES or grown == {}
     assert churn.failures == []
     assert soak.kills >= MINUTES * 60 / KILL_SECONDS / 2
     assert {name: trends[name].incarnations for name in alone} == dict.fromkeys(alone, 1)
