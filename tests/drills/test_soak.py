@@ -100,6 +100,8 @@ def rested(soak: Soak, store: Janitor, before: Counts | None = None) -> Counts:
         if (before and not over) or same >= 2:
             return now
         assert time.monotonic() < end, "\n".join(over)
+        if before:
+            say(f"still more than before: {over}")
         last = now
         time.sleep(10)
 
