@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp bench-dns check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-soak drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp bench-dns bench-tracing check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -42,8 +42,8 @@ e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); 
 	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
-drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes)
-	$(PYTHON) -m pytest tests/drills/test_kills.py tests/drills/test_rebuilt.py -m slow
+drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes; of a lab in pods: LAB=name INSTALL=pods)
+	$(if $(filter pods,$(INSTALL)),AIRMESH_TEST_LAB=$(LAB)) $(PYTHON) -m pytest tests/drills/test_kills.py tests/drills/test_rebuilt.py -m slow
 
 drill-addresses: setup ## never twice with 500 pods, the first instant 200 times (about 4 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_never_twice.py tests/drills/test_first_instant.py -m slow
@@ -53,6 +53,10 @@ drill-tenants: setup ## one tenant and one stolen key attack for ten minutes whi
 
 drill-churn: setup ## 10,000 pods and 2,000 policies come and go: no agent's memory grows (about 4 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_churn.py -m slow
+
+SOAK_MINUTES ?= 60
+drill-soak: images ## pods come and go while an agent or server is killed every 20 s: nothing stays (SOAK_MINUTES= after a warm-up; 90 minutes for 60)
+	SOAK_MINUTES=$(SOAK_MINUTES) $(PYTHON) -m pytest -s tests/drills/test_soak.py -m slow
 
 drill-services: setup ## 10,000 Services are made: agents answer, loops stay free (about 13 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_many_services.py -m slow -k ten-thousand
@@ -138,6 +142,9 @@ bench: setup ## the numbers of docs/performance.md again (needs the packages of 
 
 bench-dns: setup ## lookups of a pod beside kubeadm's CoreDNS and NodeLocal DNSCache, before and after tuning (about 15 minutes)
 	$(PYTHON) -m bench.dns
+
+bench-tracing: setup ## what traces cost an ADD: an agent that sends every span beside one that sends none (about 5 minutes)
+	$(PYTHON) -m bench.tracing
 
 bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory, 500 clients of a reflector (about 10 minutes)
 	$(PYTHON) -m bench.bgp

@@ -8,18 +8,20 @@ The last prints by how much the resident memory of an agent grows until its ring
 has them. The one before prints what spans cost by themselves: that of an ADD, and those of Services that are made at 20
 a second, with three changes each (itself, its slice, the slice when its pod is ready), on one node.
 
-The first: a node in a namespace with real NATS, ipam, policy and dataplane (``tests.netns.dataplane.mesh``), and the
-real executable. In each round the agent is started both ways, in an order that changes, and PODS pods come and go one
-after the other. The time is the agent's own, from the request of the executable to its answer: what the executable
-itself takes would only make the part of the traces look smaller. Beside it stands the agent's processor time for a pod,
-its ADD and DEL, of all its threads: other work on the machine moves it less. The receiver takes what comes and says
-yes, in a process of its own. Addresses rest for a second alone, else a node's 2,048 would be used up. Packets meet no
-line of this: programs in the kernel know no spans.
+The first: two nodes in namespaces, each with real NATS, ipam, policy and dataplane
+(``tests.netns.dataplane.mesh``), and the real executable. One node's agent sends every span, the other's none, and
+pods come and go on both in turn, so that other work on the machine meets both alike: each pair is one ratio. In each
+round the agents start again, the other way round. The time is the agent's own, from the request of the executable to
+its answer: what the executable itself takes would only make the part of the traces look smaller. Beside it stands the
+agent's processor time for a pod, its ADD and DEL, of all its threads. The receiver takes what comes and says yes, in
+a process of its own. Addresses rest for a second alone, else a node's 2,048 would be used up. Packets meet no line of
+this: programs in the kernel know no spans.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import statistics
@@ -27,8 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from chassis.telemetry.ring import MOST_SPANS
 from chassis.telemetry.traces import Telemetry
 from proto.subjects import IPAM_CLAIM
 from services.dataplane.core.loadbalancer.change_traces import ChangeTraces
+from tests.bpf.world import inside
 from tests.natsd import free_port
 from tests.netns.dataplane.mesh import Mesh, mesh, wait_for
 
@@ -60,30 +64,53 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Yes).serve_fore
 WARM_UP = 5
 
 
-def added(node: Mesh, pods: int, label: str) -> tuple[float, float]:
-    """Milliseconds: the median of ADDs, and processor time of the agent a pod."""
-    come_and_go(node, WARM_UP, f"{label}w")
-    before = node.cpu_seconds("dataplane")
-    took = come_and_go(node, pods, label)
-    return statistics.median(took), (node.cpu_seconds("dataplane") - before) / pods * 1e3
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """Of pairs: the median of their ratios, and between which two it lies (95 %, by order statistics)."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median - 1:+.1%} [{self.least - 1:+.1%}, {self.most - 1:+.1%}]"
 
 
-def come_and_go(node: Mesh, pods: int, label: str) -> list[float]:
-    """Milliseconds of each ADD."""
-    begun = sum(line["event"] == "endpoint-up" for line in node.log("dataplane"))
+def ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """Of (without, with). The rank of the interval's ends is that of the sign test, by the normal approximation of the
+    binomial distribution. Raises ValueError for fewer than six pairs, which have no such interval.
+    """
+    if len(pairs) < 6:
+        raise ValueError("an interval of 95 % needs six pairs")
+    found, count = sorted(sent / kept for kept, sent in pairs), len(pairs)
+    low = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2))
+    return Ratio(median=statistics.median(found), least=found[low], most=found[count - 1 - low])
+
+
+def come_and_go(nodes: Sequence[Mesh], pods: int, label: str) -> list[list[float]]:
+    """Pods on these nodes in turn, one after the other; of each node the milliseconds of its ADDs."""
+    begun = [len(ups(node)) for node in nodes]
     for number in range(pods):
-        one = node.pod(f"{label}-{number}", patience=20, labels={"app": "bench"})
-        node.cni("DEL", one.container, one.netns, one.pod)
-        node.delete(one.pod)
-    wait_for("every line", lambda: sum(x["event"] == "endpoint-up" for x in node.log("dataplane")) >= begun + pods)
-    lines = [line for line in node.log("dataplane") if line["event"] == "endpoint-up"]
-    return [float(line["milliseconds"]) for line in lines[begun:]]
+        for node in nodes if number % 2 else reversed(nodes):
+            with inside(node.netns):
+                one = node.pod(f"{label}-{number}", patience=20, labels={"app": "bench"})
+                node.cni("DEL", one.container, one.netns, one.pod)
+                node.delete(one.pod)
+    for node, before in zip(nodes, begun, strict=True):
+        wait_for("every line", lambda node=node, before=before: len(ups(node)) >= before + pods)  # type: ignore[misc]
+    return [ups(node)[before:] for node, before in zip(nodes, begun, strict=True)]
+
+
+def ups(node: Mesh) -> list[float]:
+    """Milliseconds of each ADD so far."""
+    return [float(line["milliseconds"]) for line in node.log("dataplane") if line["event"] == "endpoint-up"]
 
 
 def restart(node: Mesh, **environment: str) -> None:
     """The agent again, with other settings; it is back when an ADD succeeds, which the warm-up waits for."""
     node.kill("dataplane", signal.SIGTERM)
-    node.start_dataplane(AIRMESH_ADDRESS_COOLDOWN="1", **environment)
+    with inside(node.netns):
+        node.start_dataplane(AIRMESH_ADDRESS_COOLDOWN="1", **environment)
 
 
 def span_microseconds(environment: Mapping[str, str], count: int = 1500) -> float:
@@ -201,24 +228,39 @@ def print_memory() -> None:
         print(f"{agent}: {subprocess.check_output(argv, text=True).strip()} KiB", flush=True)
 
 
-def main(rounds: int = 6, pods: int = 40) -> None:
-    """Print both medians of each round, and what is between them."""
-    with tempfile.TemporaryDirectory() as folder, mesh(Path(folder), "bt") as node, receiving() as traced:
-        print_spans(traced)
-        more: list[tuple[float, float]] = []
-        print("| round | ADD p50, no spans sent | all spans sent | more | CPU a pod | all spans sent | more |")
-        print("|---|---|---|---|---|---|---|")
+def main(rounds: int = 6, pods: int = 60) -> None:
+    """Print the medians of each round, and the ratio of all pairs."""
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2)]
+        nodes = [stack.enter_context(mesh(folder, f"b{way}")) for way, folder in zip("tu", folders, strict=True)]
+        pairs: list[tuple[float, float]] = []
+        cpu: list[float] = []
+        print(
+            "| round | ADD p50, no spans sent | all spans sent | CPU a pod | all spans sent | ratio of pairs so far |"
+        )
+        print("|---|---|---|---|---|---|")
         for number in range(rounds):
-            took = {}
-            for way in (False, True) if number % 2 else (True, False):
-                restart(node, **(traced if way else {}))
-                took[way] = added(node, pods, f"r{number}{'t' if way else 'p'}")
-            pairs = [(took[False][of], took[True][of]) for of in (0, 1)]
-            more.append((pairs[0][1] / pairs[0][0] - 1, pairs[1][1] / pairs[1][0] - 1))
-            cells = (f"{none:.2f} ms | {sent:.2f} ms | {sent / none - 1:+.1%}" for none, sent in pairs)
-            print(f"| {number} | {' | '.join(cells)} |", flush=True)
-        time_, cpu = (statistics.median(each) for each in zip(*more, strict=True))
-        print(f"\nMedian of {rounds} rounds of {pods} pods: {time_:+.1%} of the time, {cpu:+.1%} of the CPU.")
+            plain, sending = nodes if number % 2 else reversed(nodes)
+            restart(plain)
+            with inside(sending.netns), receiving() as traced:
+                restart(sending, **traced)
+                took, spent = measured((plain, sending), pods, f"r{number}")
+            pairs += zip(*took, strict=True)
+            cpu.append(spent[1] / spent[0] - 1)
+            medians = " | ".join(f"{statistics.median(each):.2f} ms" for each in took)
+            costs = " | ".join(f"{each:.2f} ms" for each in spent)
+            print(f"| {number} | {medians} | {costs} | {ratio(pairs)} |", flush=True)
+        middle = statistics.median(cpu)
+        print(f"\n{len(pairs)} pairs: {ratio(pairs)} of the time; {middle:+.1%} of the CPU, median of {rounds} rounds.")
+
+
+def measured(nodes: Sequence[Mesh], pods: int, label: str) -> tuple[list[list[float]], list[float]]:
+    """Of each node, after a warm-up: milliseconds of its ADDs, and of its agent's processor time a pod."""
+    come_and_go(nodes, WARM_UP, f"{label}w")
+    before = [node.cpu_seconds("dataplane") for node in nodes]
+    took = come_and_go(nodes, pods, label)
+    after = [node.cpu_seconds("dataplane") for node in nodes]
+    return took, [(late - early) / pods * 1e3 for early, late in zip(before, after, strict=True)]
 
 
 if __name__ == "__main__":

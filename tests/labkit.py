@@ -25,9 +25,10 @@ import pytest
 from chassis.bus import tls
 from lab import topology
 from lab.cluster import launch, ledger, mesh, port_forward, preflight
-from lab.cluster.record import read_record
+from lab.cluster.record import Install, read_record
 from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
+from tests import containers
 from tests.agent_logs import LOGS
 
 NAME = f"test{crc32(os.fsencode(SOURCE)):08x}"
@@ -42,6 +43,8 @@ class Lab:
 
     where: Paths
     topology: topology.Topology
+    pods: bool = False
+    """Whether its agents and NATS servers are pods."""
     _ports: port_forward.Ports = field(repr=False)
 
     @property
@@ -99,12 +102,23 @@ class Lab:
         return self._run(["nsenter", f"--net=/run/netns/{namespace}", "--", *command], "", seconds)
 
     def pid(self, process: str) -> int:
-        """Pid of a lab process by its name in the ledger (`ipam-1`, `dataplane-n1`, `nats`, `apiserver`…), or 0."""
+        """Pid of a lab process by its name in the ledger (`ipam-1`, `dataplane-n1`, `nats`, `apiserver`…), or 0.
+
+        Where agents are pods, those have the names of :mod:`tests.containers`.
+        """
         alive = {entry.name: entry.pid for entry in ledger.alive(ledger.read(self.where.ledger))}
+        if process not in alive and self.pods:
+            return self.containers().get(process, 0)
         return alive.get(process, 0)
 
+    def containers(self) -> dict[str, int]:
+        """Agents and NATS servers that run now as containers: pid by name."""
+        return containers.running({host.name: host.netns for host in self.topology.nodes})
+
     def kill(self, process: str, signal: int = 9) -> int:
-        """Signal a process; its pid. An agent killed comes back by itself (after 0.2 s and more each time)."""
+        """Signal a process; its pid. An agent killed comes back by itself (after 0.2 s and more each time), by the
+        lab's supervisor or its node's kubelet.
+        """
         pid = self.pid(process)
         assert pid, f"{process} is not running"
         os.kill(pid, signal)
@@ -142,7 +156,8 @@ def attach(name: str) -> Lab:
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
     assert record.finished, f"lab {name} did not come up"
-    return Lab(where=where, topology=record.topology, _ports=port_forward.read_ports(where.ports))
+    pods = record.install is Install.PODS
+    return Lab(where=where, topology=record.topology, pods=pods, _ports=port_forward.read_ports(where.ports))
 
 
 @contextmanager

@@ -101,7 +101,8 @@ maxOpenFiles: 1024
 # The machine's disk and memory are everybody's: no eviction, no collection of images that cannot be pulled again.
 imageGCHighThresholdPercent: 100
 evictionHard: {{memory.available: "0%", nodefs.available: "0%", imagefs.available: "0%"}}
-# A lab lives for minutes: see changes soon.
+# A lab lives for minutes: see changes soon, and start again soon what a drill has killed often.
+crashLoopBackOff: {{maxContainerRestartPeriod: 5s}}
 nodeStatusUpdateFrequency: 2s
 syncFrequency: 5s
 nodeLeaseDurationSeconds: 20

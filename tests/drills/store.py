@@ -1,12 +1,14 @@
 """What NATS really holds, read and torn down without a line of the product: raw keys, sequences, decoded bodies.
 
 The mesh grants nobody the right to delete a bucket, so a drill adds a user of its own to the running server's
-configuration (and takes it out again): :func:`janitor`.
+configuration (and takes it out again): :func:`janitor`. Where the servers are pods they trust an operator, which
+signs the user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -15,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +28,11 @@ import nkeys
 from nats.aio.client import Client
 
 from chassis.bus.accounts import STATE
+from chassis.bus.credentials import credentials
+from chassis.bus.nats_config import new_key
+from chassis.bus.nats_jwt import Issuer
+from chassis.secret import Secret
+from cli.install import accounts, names
 from tests.labkit import Lab
 
 T = TypeVar("T")
@@ -58,12 +64,13 @@ class Janitor:
     """A user with every right."""
 
     url: str
-    seed: Path
+    known: dict[str, str]
+    """What it signs in with, as the library calls it."""
     trust: dict[str, Any]
 
     async def _connect(self) -> Client:
         """The library waits for ever where a handshake was late on a busy machine: then it is made once more."""
-        known = {"nkeys_seed": str(self.seed), **self.trust}
+        known: dict[str, Any] = {**self.known, **self.trust}
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
@@ -111,6 +118,15 @@ class Janitor:
 
         return self.run(dump)
 
+    def keys(self, seconds: float = SECONDS) -> dict[str, set[str]]:
+        """Keys of all buckets that hold something: neither deleted nor empty."""
+
+        async def list_all(client: Client) -> dict[str, set[str]]:
+            said = json.loads((await client.request("$JS.API.STREAM.NAMES", b"{}", timeout=5)).data)
+            return {stream: await _living(client, stream) for stream in said["streams"] if stream.startswith("KV_")}
+
+        return self.run(list_all, seconds)
+
     def last_sequence(self, bucket: str) -> int:
         """The sequence of the last write to a bucket."""
 
@@ -136,9 +152,50 @@ async def _contents(client: Client, stream: str) -> Contents:
     return found
 
 
+async def _living(client: Client, stream: str) -> set[str]:
+    """By the headers of each key's last message: of a deletion it is named there, of an empty value the size."""
+    stored = client.jetstream()
+    if not (await stored.stream_info(stream)).state.messages:
+        return set()
+    newest = nats.js.api.DeliverPolicy.LAST_PER_SUBJECT
+    subject = f"$KV.{stream.removeprefix('KV_')}.>"
+    heard = await stored.subscribe(
+        subject, stream=stream, ordered_consumer=True, deliver_policy=newest, headers_only=True
+    )
+    found, pending = set(), 1
+    while pending:
+        message = await heard.next_msg(SECONDS)
+        headers, pending = message.headers or {}, message.metadata.num_pending
+        if "KV-Operation" not in headers and headers.get("Nats-Msg-Size") != "0":
+            found.add(message.subject.split(".", 2)[2])
+    await heard.unsubscribe()
+    return found
+
+
 @contextmanager
 def janitor(lab: Lab) -> Iterator[Janitor]:
     """A user with every right on the lab's server, until the end."""
+    with _signed(lab) if lab.pods else _listed(lab) as known:
+        made = Janitor(lab.nats_url, known, lab.trust)
+        lab.until("the janitor is let in", lambda: _let_in(made))
+        yield made
+
+
+@contextmanager
+def _signed(lab: Lab) -> Iterator[dict[str, str]]:
+    secret = lab.get("secret", "--namespace", names.NAMESPACE, names.OPERATOR)["data"]
+    issuer = Issuer(Secret(base64.b64decode(secret[accounts.OPERATOR_SEED]).decode()))
+    seed, public = new_key()
+    file = lab.where.nats / "janitor.creds"
+    file.write_text(credentials(issuer.sign_user(STATE, "janitor", public), seed).reveal())
+    try:
+        yield {"user_credentials": str(file)}
+    finally:
+        file.unlink()
+
+
+@contextmanager
+def _listed(lab: Lab) -> Iterator[dict[str, str]]:
     config = lab.where.nats / "nats.conf"
     seed = lab.where.nats / "janitor.seed"
     pair = nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)))
@@ -151,9 +208,7 @@ def janitor(lab: Lab) -> Iterator[Janitor]:
     config.write_text(head + _ACCOUNTS + json.dumps(accounts, indent=1) + "\n")
     try:
         os.kill(lab.pid("nats"), signal.SIGHUP)
-        made = Janitor(lab.nats_url, seed, lab.trust)
-        lab.until("the janitor is let in", lambda: _let_in(made))
-        yield made
+        yield {"nkeys_seed": str(seed)}
     finally:
         config.write_text(before)
         seed.unlink()

@@ -14,7 +14,7 @@ import nats.errors
 import pytest
 
 from tests.drills.store import Contents, Janitor, janitor, watching
-from tests.drills.traffic import Traffic, asleep, held_down, street, well
+from tests.drills.traffic import Traffic, asleep, bus_down, copies, stores, street, well
 from tests.labkit import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.uncontended]
@@ -145,11 +145,13 @@ def test_the_store_is_lost_while_a_node_and_a_copy_of_policy_are_silent(
     at_rest(lab)
     before = lasting(state(store))
     traffic.unbroken()
+    silent_ones = ["dataplane-n3", copies(lab, "policy")[0], *(["kubelet-n3"] if dead else [])]
     with ExitStack() as silent:
-        silent.enter_context(asleep(lab, "dataplane-n3", "policy-1", *(["kubelet-n3"] if dead else [])))
+        silent.enter_context(asleep(lab, *silent_ones))
         lab.until("Kubernetes gives the node up", lambda: not (dead and _is_ready(lab, "n3")), 90)
-        with held_down(lab, "nats"):
-            shutil.rmtree(lab.where.nats / "store")
+        with bus_down(lab):
+            for folder in stores(lab):
+                shutil.rmtree(folder)
         back(store, without("n3", before, answered_for=dead))
         traffic.open()  # the policy service works, by its other copy
         traffic.shut()

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cli.install import names
 from lab.cluster import ledger
 from tests.journeys.conftest import LabNamespace
 from tests.labkit import Lab
@@ -203,13 +204,46 @@ def listener(space: LabNamespace, *roles: str) -> str:
     return ADMITTED.format(namespace=space.namespace, roles=", ".join(roles))
 
 
-# --- the lab's processes ---
+# --- the lab's agents and servers: its processes, or containers of its pods ---
+
+SERVICES = ("cluster", "ipam", "policy", "dns")
 
 
 def agents(lab: Lab) -> list[str]:
     """Names of all services' processes that are meant to run."""
+    if lab.pods:
+        listed = lab.get("pods", "--namespace", names.NAMESPACE, "--selector", f"{names.OURS},!{names.JOB}")["items"]
+        labels = [(one["metadata"]["labels"][names.NAME], one["spec"].get("nodeName"), one) for one in listed]
+        return [
+            one["metadata"]["name"] if kind in SERVICES else f"{kind}-{host}"
+            for kind, host, one in labels
+            if kind != names.BUS and "deletionTimestamp" not in one["metadata"]
+        ]
     entries = ledger.read(lab.where.ledger)
     return [entry.name for entry in entries if any(word.startswith("services.") for word in entry.argv)]
+
+
+def service_of(name: str) -> str:
+    """`ipam` of `ipam-1` and of a pod's name, `routing` of `routing-n1`."""
+    return name.partition("-")[0]
+
+
+def copies(lab: Lab, service: str) -> list[str]:
+    """Names of the copies of a service (`cluster`, `ipam`…) that are meant to run, in order."""
+    return sorted(name for name in agents(lab) if service_of(name) == service)
+
+
+def servers(lab: Lab) -> list[str]:
+    """Names of the NATS servers."""
+    return [f"nats-{host.name}" for host in lab.topology.nodes] if lab.pods else ["nats"]
+
+
+def stores(lab: Lab) -> list[Path]:
+    """Where the NATS servers keep their streams."""
+    if lab.pods:
+        kept = Path("/var/lib/airmesh-nats/signed/jetstream")
+        return [lab.where.node(host.name).on_host(kept) for host in lab.topology.nodes]
+    return [lab.where.nats / "store"]
 
 
 def ask(lab: Lab, verb: str, name: str) -> None:
@@ -220,6 +254,16 @@ def ask(lab: Lab, verb: str, name: str) -> None:
         link.sendall(json.dumps({"verb": verb, "name": name}).encode() + b"\n")
         answer = json.loads(link.makefile().readline())
     assert not answer["error"], answer
+
+
+def restart(lab: Lab, name: str, *, killed: bool) -> None:
+    """End an agent, with -9 where it is ``killed``; returns when its supervisor, or kubelet, has started another."""
+    if lab.pods:
+        old = lab.kill(name, signal.SIGKILL if killed else signal.SIGTERM)
+    else:
+        old = lab.kill(name) if killed else lab.pid(name)
+        ask(lab, "restart", name)
+    reborn(lab, name, old)
 
 
 def reborn(lab: Lab, name: str, old: int, seconds: float = 30) -> None:
@@ -254,15 +298,36 @@ def well(lab: Lab, seconds: float = 40) -> dict[str, Any]:
 
 
 @contextmanager
-def held_down(lab: Lab, name: str) -> Iterator[None]:
-    """A process killed, and its supervisor kept from noticing until the end."""
+def bus_down(lab: Lab) -> Iterator[None]:
+    """All NATS servers killed, and nobody to start them until the end."""
+    with _unscheduled(lab) if lab.pods else _unsupervised(lab):
+        yield
+
+
+@contextmanager
+def _unsupervised(lab: Lab) -> Iterator[None]:
     supervisor = lab.pid("supervisor")
     os.kill(supervisor, signal.SIGSTOP)
     try:
-        lab.kill(name)
+        lab.kill("nats")
         yield
     finally:
         os.kill(supervisor, signal.SIGCONT)
+
+
+@contextmanager
+def _unscheduled(lab: Lab) -> Iterator[None]:
+    """The kubelets go on, since pods are to start meanwhile: it is the StatefulSet that wants none."""
+    scale = ("scale", "--namespace", names.NAMESPACE, f"statefulset/{names.BUS}")
+    lab.kubectl(*scale, "--replicas=0")
+    try:
+        for name in servers(lab):
+            with suppress(AssertionError, ProcessLookupError):  # its pod is being ended already
+                lab.kill(name)
+        lab.until("no server runs", lambda: not any(lab.pid(name) for name in servers(lab)), 60)
+        yield
+    finally:
+        lab.kubectl(*scale, f"--replicas={len(servers(lab))}")
 
 
 @contextmanager
