@@ -337,8 +337,8 @@ class Listener:
         self._socket.close()
 
 
-def dial(netns: str, address: str, port: int, listener: Listener | None, seconds: float = 0.7) -> str:
-    """What the listener saw as the peer's address; empty when the connection does not come about."""
+def dial(netns: str, address: str, port: int, listener: Listener | None, seconds: float = 10) -> str:
+    """What the listener saw as the peer's address; empty when the connection does not come about in so many seconds."""
     with inside(netns):
         client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     with client:
