@@ -40,6 +40,12 @@ def grown(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> dict[str
     return reported
 
 
+def staying(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> dict[str, str]:
+    """Agents with more blocks than ``LEFT``, as :func:`grown` reports them."""
+    reported = grown(before, after)
+    return {name: reported[name] for name in after if after[name].blocks - before[name].blocks > LEFT}
+
+
 def kinds(before: Memory, after: Memory) -> str:
     more = {name: count - before.types.get(name, 0) for name, count in after.types.items()}
     most = sorted(more.items(), key=lambda one: -one[1])[:6]
@@ -62,13 +68,11 @@ async def test_nothing_stays_of_what_came_and_went(tmp_path: Path) -> None:
         before = await rounds(churn, 1, WARM, POLICIES)
         after = await rounds(churn, ROUNDS, PODS, POLICIES)
         for _ in range(LOOKS):
-            reported = grown(before, after)
-            stays = {name: reported[name] for name in after if after[name].blocks - before[name].blocks > LEFT}
-            if not stays:
+            if not staying(before, after):
                 break
             await churn.rest()
             after = await churn.look()
-        assert stays == {}
+        assert staying(before, after) == {}
         assert churn.world.fallen() == []
 
 
