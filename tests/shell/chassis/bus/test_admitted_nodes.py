@@ -16,6 +16,7 @@ import pytest
 from chassis.bus import connection as chassis_connection
 from chassis.bus import tls
 from chassis.bus.accounts import Account, User, make_accounts
+from chassis.bus.connection import Connection
 from chassis.bus.credentials import Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
 from chassis.bus.nats_jwt import SYSTEM, Issuer, carry_over, claims_of, preloaded
@@ -155,6 +156,14 @@ async def test_of_three_servers_each_says_who_is_connected_and_each_ends_a_key(t
         cluster.close()
 
 
+async def who_distrusts(hand: Connection, authority: str) -> object:
+    """Nothing when all do trust it; what signs in again meanwhile, the one that asks among them, does not yet."""
+    try:
+        return await distrusting(hand, authority, 1, besides=())
+    except Unavailable as fault:
+        return fault
+
+
 async def test_servers_change_their_certificate_once_all_trust_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,8 +190,8 @@ async def test_servers_change_their_certificate_once_all_trust_it(
             assert len(await distrusting(hand, authority, 1, besides=())) == 3
 
             replace_file(trusted, old.certificate.read_bytes() + new.certificate.read_bytes(), 0o644)
-            async with asyncio.timeout(20):
-                while not hand.connected or await distrusting(hand, authority, 1, besides=()):
+            async with asyncio.timeout(60):
+                while await who_distrusts(hand, authority):
                     await asyncio.sleep(0.05)
             before = await tls.shown("127.0.0.1", server.port)
             new.sign(tmp_path / "tls")
