@@ -396,6 +396,7 @@ async def _run(world: MiniCluster, pods: int, victims: list[str], every: float, 
         assert world.troubles() == []
 
 
+@pytest.mark.timeout(300)
 async def test_no_address_is_held_twice_or_lost(world: MiniCluster) -> None:
     victims = ["dataplane-n2", "ipam-1", "dataplane-n1", "policy-1", "nats", "dataplane-n3", "ipam-2"]
     await _run(world, 60, victims, 0.6, seed=6)
