@@ -8,7 +8,7 @@ and shows the report as tables for a person. Exit codes: see `cli.faults`.
 import sys
 
 if "aiohttp" not in sys.modules:
-    # nats-py takes it for websockets if it is there. No command speaks those, and it is a fifth of a command's start.
+    # nats-py takes it for websockets if it is there. No command speaks those, and it was half of a command's start.
     sys.modules["aiohttp"] = None  # type: ignore[assignment]
     try:
         import nats.aio.client  # noqa: F401

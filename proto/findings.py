@@ -17,6 +17,8 @@ import msgspec
 MAX_FINDINGS = 256
 """Findings of one answer: a kilobyte each, and a message has at most a megabyte."""
 
+AFFINITY = "service-affinity-one-backend"
+"""The finding that whoever asks makes of what nodes say (:class:`AffinityClients`)."""
 MAX_AFFINITIES = 32
 MAX_BACKENDS = 64
 MAX_CLIENTS = 256

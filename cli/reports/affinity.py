@@ -17,9 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, lgamma, log
 
-from proto.findings import OBJECT, AffinityClients, Expected, Finding, Fix, Observed, object_name
+from proto.findings import AFFINITY, OBJECT, AffinityClients, Expected, Finding, Fix, Observed, object_name
 
-CODE = "service-affinity-one-backend"
 SHARE = 0.75
 """Of all clients, those that have to keep one backend."""
 CHANCE = 1e-6
@@ -144,7 +143,7 @@ def _finding(one: Joined, cause: str, observed: Sequence[Observed]) -> Finding:
     about = object_name("Service", namespace, name)
     undo = f'kubectl -n {namespace} patch service {name} -p \'{{"spec": {{"sessionAffinity": "ClientIP"}}}}\''
     return Finding(
-        code=CODE,
+        code=AFFINITY,
         fault="service",
         about=about,
         cause=cause,

@@ -18,13 +18,13 @@ from chassis.bus.view import Cursor
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
-from proto.codec import Malformed, decode_segment
 from proto.events import FindingEvent
 from proto.objects import KubernetesObject
-from proto.subjects import FINDING, speaker_of
+from proto.subjects import FINDING
 from services.cluster.core import conditions as core
 from services.cluster.core.cache import Cache
 from services.cluster.kube import Kube, Refusal
+from services.cluster.object_faults import speaker
 
 MANAGER = "airmesh-conditions"
 WRITES_A_SECOND = 20
@@ -69,11 +69,7 @@ class ConditionWriter:
             self.heard.mark()
 
     def _take(self, subject: str, event: FindingEvent) -> str:
-        speaker = speaker_of(subject, FINDING)
-        try:
-            who = None if speaker is None else (speaker[0], decode_segment(speaker[1]) if speaker[1] else "")
-        except Malformed:
-            who = None
+        who = speaker(subject, FINDING)
         if who is None:
             return "unknown-speaker"
         now = time.monotonic()

@@ -18,8 +18,9 @@ from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from proto.codec import Malformed, decode_segment
 from proto.events import ObjectFault
-from proto.subjects import speaker_of
+from proto.subjects import OBJECT_FAULT, speaker_of
 from services.cluster.core import object_faults as core
+from services.cluster.core.allowances import Speaker
 from services.cluster.core.cache import Cache
 from services.cluster.core.reports import rfc3339
 from services.cluster.kube import Kube, Refusal
@@ -30,6 +31,15 @@ _GONE = (400, 403, 404, 422)
 """Refusals that stay: the namespace ends or is gone, or the API server does not take the words."""
 
 _HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by what became of them", ["outcome"])
+
+
+def speaker(subject: str, what: str) -> Speaker | None:
+    """Who said ``what`` (:func:`proto.subjects.speaker_of`) on a subject; None where no one key grants it."""
+    granted = speaker_of(subject, what)
+    try:
+        return granted and (granted[0], decode_segment(granted[1]) if granted[1] else "")
+    except Malformed:
+        return None
 
 
 class ObjectFaultReporter:
@@ -56,14 +66,10 @@ class ObjectFaultReporter:
                 self.heard.mark()
 
     def _take(self, subject: str, fault: ObjectFault) -> str:
-        speaker = speaker_of(subject)
-        if speaker is None:
+        who = speaker(subject, OBJECT_FAULT)
+        if who is None:
             return "unknown-speaker"
         now = time.monotonic()
-        try:
-            who = speaker[0], decode_segment(speaker[1]) if speaker[1] else ""
-        except Malformed:
-            return "unknown-speaker"
         if not self.board.allow(who, now):
             return "over-rate"
         kind = core.kind_named(fault)

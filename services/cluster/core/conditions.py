@@ -128,8 +128,8 @@ def may_say(who: Speaker, target: Target, value: KubernetesObject | None) -> boo
     return name == who[1] if kind is Node else isinstance(value, Pod) and value.node == who[1]
 
 
-_Key = tuple[str, str, str]
-"""Instance of the speaker, code, and what it is about."""
+_Key = tuple[Target, str, str, str]
+"""On which object; instance of the speaker, code, and what it is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class Reported:
     """What all agents have said. ``hear`` takes it in; ``by_target`` is what counts at a moment."""
 
     def __init__(self, now: float) -> None:
-        self._heard: dict[tuple[Speaker, Target], dict[_Key, Heard]] = {}
+        self._heard: dict[Speaker, dict[_Key, Heard]] = {}
         self._allowances = Allowances(burst=BURST, per_second=PER_SECOND, most=MAX_SPEAKERS)
         self._listening = now
 
@@ -170,12 +170,9 @@ class Reported:
         """Takes in one message; why not, or empty."""
         if not _CODE.fullmatch(event.finding.code):
             return "malformed"
-        said = self._heard.setdefault((who, target), {})
-        key = event.instance, event.finding.code, event.finding.about
-        kept = sum(len(of_target) for (one, _), of_target in self._heard.items() if one == who)
-        if key not in said and kept >= MAX_OF_SPEAKER:
-            if not said:
-                del self._heard[who, target]
+        said = self._heard.setdefault(who, {})
+        key = target, event.instance, event.finding.code, event.finding.about
+        if key not in said and len(said) >= MAX_OF_SPEAKER:
             return "too-many"
         said[key] = Heard(
             who=who,
@@ -190,20 +187,22 @@ class Reported:
     def by_target(self, now: float) -> Mapping[Target, list[Heard]]:
         """What counts now, by object; what was told too long ago is forgotten."""
         found: dict[Target, list[Heard]] = {}
-        for whose, said in tuple(self._heard.items()):
+        for who, said in tuple(self._heard.items()):
             for key, one in tuple(said.items()):
-                if now - max(one.at, self._listening) >= one.lives:
+                if now - max(one.at, self._listening) < one.lives:
+                    found.setdefault(key[0], []).append(one)
+                else:
                     del said[key]
-            if said:
-                found.setdefault(whose[1], []).extend(said.values())
-            else:
-                del self._heard[whose]
+            if not said:
+                del self._heard[who]
         return found
 
     def forget(self, targets: Iterable[Target]) -> None:
         """These objects are gone."""
-        gone = frozenset(targets)
-        self._heard = {whose: said for whose, said in self._heard.items() if whose[1] not in gone}
+        if gone := frozenset(targets):
+            self._heard = {
+                who: {key: one for key, one in said.items() if key[0] not in gone} for who, said in self._heard.items()
+            }
 
 
 def wanted(heard: Iterable[Heard], there: tuple[Condition, ...], now: int, *, settled: bool) -> tuple[Condition, ...]:

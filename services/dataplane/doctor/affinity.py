@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from chassis.runtime.service import Runtime
-from proto.findings import MAX_AFFINITIES, MAX_BACKENDS, AffinityClients, DoctorRequest
+from proto.findings import AFFINITY, MAX_AFFINITIES, MAX_BACKENDS, AffinityClients, DoctorRequest
 from proto.net import Address
 from proto.objects import Service, ServicePort
 from services.dataplane.core.datapath import service_layout as lb
@@ -96,4 +96,4 @@ def _entries(table: Table[K, V]) -> Iterator[tuple[K, V]]:
 
 def start(runtime: Runtime[Settings], feed: Feed, tables: Tables) -> None:
     """Adds what this agent says of affinity."""
-    runtime.checks.add((affinity.CODE,), AffinityDoctor(lambda: feed.all_of(Service), tables).check, standing=False)
+    runtime.checks.add((AFFINITY,), AffinityDoctor(lambda: feed.all_of(Service), tables).check, standing=False)

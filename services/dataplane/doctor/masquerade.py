@@ -28,10 +28,6 @@ class MasqueradeDoctor:
 
     async def check(self, asked: DoctorRequest) -> Iterable[Finding]:
         """Of one policy or Service, or of all that are denied here."""
-        about = {
-            "policy": lambda: object_name("NetworkPolicy", *asked.name.split("/", 1)),
-            "service": lambda: object_name("Service", *asked.name.split("/", 1)),
-        }
         denied = self.denials.now(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
         if not denied or asked.kind == "dns" or (asked.kind == "node" and asked.name != self._feed.node):
             return ()
@@ -42,7 +38,8 @@ class MasqueradeDoctor:
             slices=tuple(self._feed.all_of(EndpointSlice)),
         )
         found = masquerade.check(denied, dict(self._subjects()), facts)
-        wanted = about[asked.kind]() if asked.kind in about else ""
+        kind = {"policy": "NetworkPolicy", "service": "Service"}.get(asked.kind)
+        wanted = object_name(kind, *asked.name.split("/", 1)) if kind is not None else ""
         return tuple(one for one in found if not wanted or wanted in (one.about, *one.affects))
 
     def _subjects(self) -> Iterator[tuple[int, masquerade.Subject]]:

@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from cli.reports.affinity import CHANCE, CODE, at_least, check, join
+from cli.reports.affinity import CHANCE, at_least, check, join
 from cli.reports.doctor import Answered, diagnosis
-from proto.findings import AffinityClients, DoctorRequest, Findings
+from proto.findings import AFFINITY, AffinityClients, DoctorRequest, Findings
 
 BACKENDS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")
 
@@ -41,7 +41,7 @@ def test_what_is_chance_on_each_node_is_a_fault_of_all_together() -> None:
     for node in nodes:
         assert not list(check([node]))
     (finding,) = check(nodes)
-    assert (finding.code, finding.about) == (CODE, "Service shop/web")
+    assert (finding.code, finding.about) == (AFFINITY, "Service shop/web")
     assert finding.cause.startswith("21 of 21 clients of shop/web keep the backend 10.0.0.1:80")
     assert "10.0.0.1:80 21, 10.0.0.2:80 0" in finding.observed[0].text
 
@@ -98,7 +98,7 @@ def test_what_makes_no_sense_is_left_out() -> None:
 
 @pytest.mark.parametrize("well", [lambda: seen(3, 4), lambda: seen(40, 0)])
 def test_the_command_joins_what_nodes_say(well: Callable[[], AffinityClients]) -> None:
-    reported = Findings(at_ms=0, checked=(CODE,), affinities=(well(),))
+    reported = Findings(at_ms=0, checked=(AFFINITY,), affinities=(well(),))
     report = diagnosis(
         DoctorRequest(), [Answered(user="dataplane-n1", findings=reported, asked_ms=0, came_ms=0)], ("dataplane-n1",), 0
     )

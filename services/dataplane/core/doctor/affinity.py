@@ -16,10 +16,9 @@ from proto.findings import MAX_CLIENTS, AffinityClients
 from proto.net import Address
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.doctor.endpoints import Target, text
 
-CODE = "service-affinity-one-backend"
 SECOND = 1_000_000_000
-Target = tuple[Address, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +82,10 @@ def _report(
         protocol=asked.protocol,
         family=asked.family,
         seconds=asked.seconds,
-        backends=tuple(_text(target) for target in asked.backends),
+        backends=tuple(text(target) for target in asked.backends),
         pods=tuple(pods),
         outside=tuple((str(address), index) for address, index in sorted(outside, key=str)[:MAX_CLIENTS]),
         flows=sources.total(),
         busiest=str(busiest),
         busiest_flows=most,
     )
-
-
-def _text(target: Target) -> str:
-    address, port = target
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -151,12 +151,12 @@ def check_times(asked: Asked, times: Mapping[Target, Sequence[float]]) -> Iterat
             about=asked.about,
             node=node,
             cause=(
-                f"one endpoint of {len(fastest)} is slow: {_text(target)} on node {node or '?'} takes {took:.0f} ms to "
+                f"one endpoint of {len(fastest)} is slow: {text(target)} on node {node or '?'} takes {took:.0f} ms to "
                 f"answer a handshake, the others {middle:.1f} ms"
             ),
             expected=Expected(f"a handshake within {max(TIMES * middle, middle + LEAST):.0f} ms", asked.about),
             observed=(
-                Observed("packet", f"{_text(target)} from node {asked.node}: {_listed(times[target])}"),
+                Observed("packet", f"{text(target)} from node {asked.node}: {_listed(times[target])}"),
                 Observed("packet", f"the middle of {len(fastest)} endpoints: {middle:.1f} ms"),
             ),
             fixes=(
@@ -174,6 +174,7 @@ def _listed(some: Iterable[float]) -> str:
     return ", ".join(f"{one:.0f} ms" for one in sorted(some))
 
 
-def _text(target: Target) -> str:
+def text(target: Target) -> str:
+    """``address:port``."""
     address, port = target
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -140,16 +140,23 @@ def _on(ports: Iterable[PortMatch], protocol: int, port: int) -> bool:
 
 def _leading(subject: Subject, protocol: int, port: int, facts: Facts) -> Iterator[Service]:
     """Services that lead clients from outside to the pod's port by other nodes."""
+    own: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
+    for part in facts.slices:
+        if any(address in subject.addresses for one in part.endpoints for address in one.addresses[:1]):
+            own[part.namespace, part.service].append(part)
     for service in facts.services:
-        slices = [one for one in facts.slices if (one.namespace, one.service) == (service.namespace, service.name)]
-        reached = any(
-            number == port and endpoint.addresses[0] in subject.addresses
-            for one in service.ports
-            if one.protocol == protocol and (one.node_port or service.load_balancer_ips or service.external_ips)
-            for version in (4, 6)
-            for endpoint, number in offers(service, one, slices, version)
-        )
-        if reached and service.external_policy == "Cluster":
+        slices = own.get((service.namespace, service.name))
+        if (
+            slices
+            and service.external_policy == "Cluster"
+            and any(
+                number == port and endpoint.addresses[0] in subject.addresses
+                for one in service.ports
+                if one.protocol == protocol and (one.node_port or service.load_balancer_ips or service.external_ips)
+                for version in (4, 6)
+                for endpoint, number in offers(service, one, slices, version)
+            )
+        ):
             yield service
 
 
