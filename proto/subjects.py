@@ -280,6 +280,7 @@ ROLES: tuple[Role, ...] = (
         "dns",
         writes=(Grant(DNS), Grant(LEASES, ("dns",))),
         reads=(Grant(OBJECTS), Grant(DNS), Grant(LEASES)),
+        requests=(POLICY_EXPLAIN,),
         discovered=(FINDINGS,),
         serves=(DNS_CHANGE,),
         publishes=(f"{EVENTS}.dns.>",),

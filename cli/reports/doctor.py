@@ -23,6 +23,7 @@ from kit.standing import key_of
 from proto.codec import Malformed, decode_segment
 from proto.findings import (
     AGENT,
+    NETWORK,
     DoctorRequest,
     Expected,
     Finding,
@@ -227,7 +228,11 @@ def causes(found: Iterable[Reported]) -> tuple[Cause, ...]:
 
 
 def explains(cause: Finding, other: Finding) -> bool:
-    """Whether ``other`` follows from ``cause``: which comes before it and shares what it is about."""
+    """Whether ``other`` follows from ``cause``, which comes before it and shares what it is about; or is the same, seen
+    from the other end of a pair: what lies between two nodes is one cause.
+    """
+    if cause.about.startswith("Pair ") and (cause.code, cause.about) == (other.code, other.about):
+        return cause.precedence >= NETWORK
     if cause.precedence >= other.precedence:
         return False
     reached = {cause.about, *cause.affects}
@@ -334,6 +339,12 @@ def repaired_tables(report: Repaired) -> tuple[Table, ...]:
     return applied, *tables(report.after)
 
 
+def _beneath(cause: Finding, other: Finding) -> tuple[str, Cell]:
+    if other.code == cause.code:
+        return f"seen by {other.node}", dim("; ".join(seen.text for seen in other.observed))
+    return "follows", dim(f"{other.code}: {other.cause}")
+
+
 def _evidence(cause: Cause, asked_at: int) -> Table:
     one = cause.finding
     asks = f" ({' '.join(part for part in (one.expected.object, one.expected.revision) if part)})"
@@ -345,5 +356,5 @@ def _evidence(cause: Cause, asked_at: int) -> Table:
     for fix in one.fixes:
         rows.append((f"fix on the {fix.on}", Cell(fix.command, Tone.STRONG)))
         rows.append(("  its risk", fix.risk))
-    rows += [("follows", dim(f"{under.finding.code}: {under.finding.cause}")) for under in cause.consequences]
+    rows += [_beneath(one, under.finding) for under in cause.consequences]
     return Table(title=f"{one.code}: {one.about}", columns=("", ""), rows=tuple(rows))

@@ -3098,6 +3098,20 @@ DNS = (
         tests=("tests/core/dns/test_merge.py",),
     ),
     Mutant(
+        name="who-may-not-ask-calls-a-server-silent",
+        file="services/dns/doctor.py",
+        old='        return "" if said.allowed else "; ".join(said.reasons)\n',
+        new='        return ""\n',
+        tests=("tests/shell/dns/test_silence.py",),
+    ),
+    Mutant(
+        name="a-fault-between-two-nodes-is-two",
+        file="cli/reports/doctor.py",
+        old="        return cause.precedence >= NETWORK\n",
+        new="        return False\n",
+        tests=("tests/core/cli/test_doctor.py",),
+    ),
+    Mutant(
         name="a-variable-is-no-zone-of-ours",
         file="services/dns/core/merge.py",
         old="        if corefile.imports or variable or not all(block.is_braced for block in corefile.blocks):\n",

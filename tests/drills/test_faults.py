@@ -106,6 +106,7 @@ def test_a_fault_is_named_first_and_gone_when_it_is_mended(routed: Lab, name: st
     until_well(routed)
 
 
+@pytest.mark.timeout(3600)
 def test_nothing_is_found_where_nothing_is_wrong(routed: Lab) -> None:
     until_well(routed)
     for _ in range(int(os.environ.get("AIRMESH_HEALTHY_RUNS", "20"))):

@@ -57,6 +57,13 @@ def test_of_two_of_one_precedence_neither_explains_the_other() -> None:
     assert codes(finding("a", "Node n1", 20), finding("b", "Node n1", 20)) == {"a": [], "b": []}
 
 
+def test_what_lies_between_two_nodes_is_one_cause_seen_from_both_ends() -> None:
+    ends = [finding("lost", pair_name("n1", "n2"), precedence) for precedence in (30, 30)]
+    assert codes(*ends) == {"lost": ["lost"]}
+    report = causes([Reported(agent=node, finding=finding("set", pair_name("n1", "n2"), 20)) for node in ("n1", "n2")])
+    assert [(one.agent, one.consequences) for one in report] == [("n1", ()), ("n2", ())]
+
+
 def test_copies_of_a_service_are_one_agent() -> None:
     """Whichever answers last: what both find counts once, and what one could not look at the other did."""
     found, missed = finding("a", "Service shop/web", 50), Unchecked(check="a, b", why="not compiled yet")

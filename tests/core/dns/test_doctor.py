@@ -14,7 +14,8 @@ from proto.net import Address
 from proto.objects import Deployment, EndpointSlice, SliceEndpoint
 from services.dns.core.caddyfile import parse
 from services.dns.core.corefile import Recipe, render
-from services.dns.core.doctor.examine import CODES, Asked, Facts, check, wanted_upstreams
+from services.dns.core.doctor import examine
+from services.dns.core.doctor.examine import CODES, Asked, Facts, check, silence, silent_servers, wanted_upstreams
 from services.dns.core.doctor.upstreams import Upstream, upstreams
 from services.dns.core.question import Answer, answer, question
 
@@ -133,21 +134,30 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_one_finding_names_the_fault(case: Case) -> None:
-    found = list(check(case.facts))
+    found = [*check(case.facts), *silence(case.facts)]
     assert tuple(one.code for one in found) == case.codes
     text = repr(found)
     assert [words for words in case.says if words not in text] == []
 
 
 def test_silence_is_an_effect_of_whatever_else_is_found() -> None:
-    (found,) = check(replace(WELL, by_server={ONE: SILENT, TWO: SILENT}))
+    (found,) = silence(replace(WELL, by_server={ONE: SILENT, TWO: SILENT}))
     assert found.about == "Service kube-system/kube-dns"
     assert OBJECT < found.precedence < EFFECT
 
 
+def test_a_server_that_may_not_be_asked_is_not_called_silent() -> None:
+    facts = replace(WELL, by_server={ONE: SILENT, TWO: SILENT})
+    assert silent_servers(facts) == [ONE, TWO]
+    (found,) = silence(facts, {ONE})
+    assert str(TWO) in found.cause
+    assert str(ONE) not in found.cause
+    assert list(silence(facts, {ONE, TWO})) == []
+
+
 def test_every_code_is_found_by_a_case_and_has_a_page() -> None:
     faults = Path(__file__).parents[3] / "docs" / "faults"
-    for code in CODES:
+    for code in (*CODES, examine.SILENT):
         assert any(code in case.codes for case in CASES.values()), code
         assert (faults / f"{code}.md").is_file(), code
 

@@ -8,7 +8,7 @@ an upstream, silence, slowness, refusal and lies are different faults: a name be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proto.findings import EFFECT, KERNEL, NETWORK, OBJECT, Expected, Finding, Fix, Observed, object_name
@@ -19,12 +19,13 @@ from services.dns.core.doctor.upstreams import Upstream, upstreams
 from services.dns.core.question import Answer
 
 NAMESPACE = "kube-system"
-DOWN, SELECTOR, TOO_FEW, SILENT = "dns-servers-down", "dns-service-selector", "dns-too-few", "dns-server-silent"
+DOWN, SELECTOR, TOO_FEW = "dns-servers-down", "dns-service-selector", "dns-too-few"
+SILENT = "dns-server-silent"
 COREFILE, LOOP = "dns-corefile", "dns-loop"
 UPSTREAM_SILENT, UPSTREAM_REFUSES = "dns-upstream-silent", "dns-upstream-refuses"
 UPSTREAM_SLOW, UPSTREAM_LIES = "dns-upstream-slow", "dns-upstream-lies"
 CODES = (
-    *(DOWN, SELECTOR, TOO_FEW, SILENT, COREFILE, LOOP),
+    *(DOWN, SELECTOR, TOO_FEW, COREFILE, LOOP),
     *(UPSTREAM_SILENT, UPSTREAM_REFUSES, UPSTREAM_SLOW, UPSTREAM_LIES),
 )
 SLOW = 300.0
@@ -75,7 +76,7 @@ def wanted_upstreams(corefile: str | None) -> tuple[Upstream, ...]:
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Everything that is wrong."""
+    """Everything that is wrong by the objects, the Corefile and what upstreams answered: :data:`CODES`."""
     yield from _servers(facts)
     yield from _corefile(facts)
     own = {*facts.cluster_ips, *facts.servers.values()}
@@ -121,9 +122,18 @@ def _servers(facts: Facts) -> Iterator[Finding]:
             fixes=(_look(),),
             precedence=KERNEL + 1,
         )
-    silent = [address for address, asked in sorted(facts.by_server.items(), key=str) if asked.answer is None]
+
+
+def silence(facts: Facts, denied: Collection[Address] = ()) -> Iterator[Finding]:
+    """Servers that answer nothing: :data:`SILENT`. Not those that policy lets the one who asked not speak to."""
+    silent = [one for one in silent_servers(facts) if one not in denied]
     if silent:
         yield _silent(facts, silent)
+
+
+def silent_servers(facts: Facts) -> list[Address]:
+    """Those that gave no answer to any query."""
+    return [address for address, asked in sorted(facts.by_server.items(), key=str) if asked.answer is None]
 
 
 def _silent(facts: Facts, silent: list[Address]) -> Finding:
