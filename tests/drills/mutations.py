@@ -3098,6 +3098,13 @@ DNS = (
         tests=("tests/core/dns/test_merge.py",),
     ),
     Mutant(
+        name="an-endpoint-that-is-not-heard-is-put-again",
+        file="services/dataplane/endpoint/publish.py",
+        old="if put[0] > view.sequence}\n",
+        new="if put[0] < view.sequence}\n",
+        tests=("tests/shell/dataplane/endpoint/test_publish.py",),
+    ),
+    Mutant(
         name="who-may-not-ask-calls-a-server-silent",
         file="services/dns/doctor.py",
         old='        return "" if said.allowed else "; ".join(said.reasons)\n',

@@ -2,8 +2,9 @@
 
 Owns ``endpoints.<node>.slot.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
 queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the
-bus has, so after a lost bucket or a time without NATS everything is put again, and nothing twice. The completeness
-marker of an epoch is written only after all of it. Nothing here is ever waited for by an ADD.
+bus has, so after a lost bucket or a time without NATS everything is put again, and nothing twice: what was put counts
+as there until the view has come as far. The completeness marker of an epoch is written only after all of it. Nothing
+here is ever waited for by an ADD.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from chassis.bus.entry import Entry
 from chassis.faults import Unavailable
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from proto.addresses import Endpoint
 from proto.codec import encode_segment, endpoint_key
 from proto.net import Address
 from proto.policy import Ack, Revision
@@ -50,6 +52,10 @@ class EndpointsOut:
         self._marker = complete_key(encode_segment(feed.node))
         self._assigned: dict[Address, int] = {}
         """Slots of the addresses that this agent has put there."""
+        self._unheard: dict[str, tuple[int, Endpoint]] = {}
+        """By key, revision and value of a put that the view has not come to."""
+        self._lists = 0
+        """How often the view had been listed when they were put: a list begins a life of its own."""
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """Puts what is missing or differs, deletes what is no more, then says that all is there. What other nodes
@@ -69,13 +75,13 @@ class EndpointsOut:
         slots = self._feed.published_endpoints()
         self._assigned = assign(entries, self._assigned, {number: entry.address for number, entry in slots.items()})
         wanted = {endpoint_key(node, number): entries[address] for address, number in self._assigned.items()}
-        present = {endpoint_key(node, number): entry for number, entry in slots.items()}
+        present = {endpoint_key(node, number): entry for number, entry in slots.items()} | self._put_and_unheard()
         epoch = view.epoch
         if self._is_complete(epoch):
             addresses = frozenset(entry.address for entry in slots.values())
             self._published(addresses, epoch, view.resyncs, view.sequence)
         await _all_of(
-            self._kv.put(key, entry, traceparent=traceparent)
+            self._put(key, entry, traceparent)
             for key, (entry, traceparent) in wanted.items()
             if present.get(key) != entry
         )
@@ -84,6 +90,17 @@ class EndpointsOut:
             await self._kv.put(self._marker, Complete(epoch=epoch))
             self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
         return Done()
+
+    def _put_and_unheard(self) -> dict[str, Endpoint]:
+        """What was put since the view was listed, and is not in it yet."""
+        view = self._feed.endpoints
+        of_this_list = self._unheard if self._lists == view.resyncs else {}
+        self._unheard = {key: put for key, put in of_this_list.items() if put[0] > view.sequence}
+        self._lists = view.resyncs
+        return {key: entry for key, (_, entry) in self._unheard.items()}
+
+    async def _put(self, key: str, entry: Endpoint, traceparent: str) -> None:
+        self._unheard[key] = await self._kv.put(key, entry, traceparent=traceparent), entry
 
     def _is_complete(self, epoch: str) -> bool:
         """Whether the marker of this node stands for the epoch."""
