@@ -2,8 +2,9 @@
 
 The mesh gives nobody a right to run commands on its nodes, and this command asks for none: a fix is run the way the
 person who asks reaches a node (`--by`, e.g. `ssh root@{node}`), and only when that person agrees to its very text: an
-agent wrote it, and whoever has a node's key could have, too. A fix has helped when its finding is not among those
-of a later diagnosis; until then the diagnosis is made again, for :data:`VERIFIED` seconds at most.
+agent wrote it, and whoever has a node's key could have, too. A fix has helped when its finding stays away from all
+later diagnoses for :data:`STANDS` seconds: another daemon may set again what was mended. Until then the diagnosis is
+made again, for :data:`VERIFIED` seconds at most.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from proto.findings import Finding, Fix
 
 SECONDS = 30
 VERIFIED = 45.0
+STANDS = 10.0
+EVERY = 1.0
+"""Seconds between two diagnoses."""
 NODE = "{node}"
 
 
@@ -65,18 +69,25 @@ def _applied(finding: Finding, fix: Fix, by: str, again: Callable[[], Diagnosis]
         return ended("verified")
     if why := _run(by, finding.node, fix.undo):
         return ended("left", why)
-    return ended("undone", f"{finding.code} was found still, {VERIFIED:.0f} s later")
+    return ended("undone", f"{finding.code} was found still, or once more, {VERIFIED:.0f} s later")
 
 
 def _is_gone(finding: Finding, again: Callable[[], Diagnosis]) -> bool:
     end = time.monotonic() + VERIFIED
+    gone_since: float | None = None
     while True:
         causes = again().causes
         found = [cause.finding for cause in causes] + [one.finding for cause in causes for one in cause.consequences]
-        if (finding.code, finding.about) not in {(one.code, one.about) for one in found}:
+        now = time.monotonic()
+        if (finding.code, finding.about) in {(one.code, one.about) for one in found}:
+            gone_since = None
+            if now > end:
+                return False
+        elif gone_since is None:
+            gone_since = now
+        elif now >= gone_since + STANDS:
             return True
-        if time.monotonic() > end:
-            return False
+        time.sleep(EVERY)
 
 
 def _run(by: str, node: str, command: str) -> str:

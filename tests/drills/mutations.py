@@ -3105,6 +3105,13 @@ DNS = (
         tests=("tests/shell/dataplane/endpoint/test_publish.py",),
     ),
     Mutant(
+        name="a-fix-is-verified-by-one-look",
+        file="cli/repair.py",
+        old="            gone_since = now\n",
+        new="            return True\n",
+        tests=("tests/shell/cli/test_repair.py",),
+    ),
+    Mutant(
         name="who-may-not-ask-calls-a-server-silent",
         file="services/dns/doctor.py",
         old='        return "" if said.allowed else "; ".join(said.reasons)\n',

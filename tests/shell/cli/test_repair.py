@@ -14,6 +14,12 @@ from proto.findings import DoctorRequest, Expected, Finding, Findings, Fix
 WAY = "env NODE={node} sh -c"
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "STANDS", 0.0)
+    monkeypatch.setattr(repair, "EVERY", 0.01)
+
+
 def agreed(_finding: Finding, _fix: Fix) -> bool:
     return True
 
@@ -54,6 +60,27 @@ def test_a_fix_that_does_not_help_is_taken_back(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "wrong").touch()
     before = found(tmp_path)
     (one,) = repair.apply(before, WAY, lambda: before, agreed)
+    assert one.outcome == "undone"
+    assert (tmp_path / "undone").exists()
+
+
+def test_a_fix_that_another_daemon_takes_back_has_not_helped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone in every second diagnosis."""
+    monkeypatch.setattr(repair, "STANDS", 60.0)
+    monkeypatch.setattr(repair, "VERIFIED", 0.1)
+    wrong = tmp_path / "wrong"
+    wrong.touch()
+    before = found(tmp_path)
+
+    def again() -> Diagnosis:
+        seen = found(tmp_path)
+        if wrong.exists():
+            wrong.unlink()
+        else:
+            wrong.touch()
+        return seen
+
+    (one,) = repair.apply(before, WAY, again, agreed)
     assert one.outcome == "undone"
     assert (tmp_path / "undone").exists()
 
