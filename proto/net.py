@@ -37,6 +37,12 @@ MAX_TEXT = 64
 """Longest text of an address or network that is parsed."""
 
 
+def host_port(host: object, port: int) -> str:
+    """``10.0.0.1:80`` or ``[fd00::1]:80``, of an address or a name (RFC 3986, 3.2.2)."""
+    text = str(host)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
 def to_wire(value: object) -> object:
     """Msgspec ``enc_hook``: an address or network as text."""
     if isinstance(value, IPv4Address | IPv6Address | IPv4Network | IPv6Network):

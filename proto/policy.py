@@ -31,6 +31,11 @@ class Revision(msgspec.Struct, frozen=True, order=True):
         """True when everything up to ``other`` is contained; False for another epoch."""
         return self.epoch == other.epoch and self.sequence >= other.sequence
 
+    @property
+    def text(self) -> str:
+        """``<epoch>:<sequence>``, as events, explanations, findings and reports carry it."""
+        return f"{self.epoch}:{self.sequence}"
+
 
 class Direction(IntEnum):
     """Seen from the subject."""

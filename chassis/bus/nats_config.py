@@ -32,6 +32,7 @@ import nkeys
 from chassis.bus.accounts import STATE, Account, User, make_accounts
 from chassis.secret import Secret
 from proto.codec import MAX_VALUE, encode_segment
+from proto.net import host_port
 from proto.subjects import BUCKETS, ROLES, Role
 
 __all__ = ["Cluster", "Server", "User", "make_users", "render", "user_name", "write_seeds"]
@@ -145,7 +146,7 @@ def server_part(server: Server) -> str:
     return (
         "# Generated from proto/subjects.py; edit that table, not this file.\n"
         f"server_name: {server.name if server.name.startswith('$') else json.dumps(server.name)}\n"
-        f'listen: "{_at(server.host, server.port)}"\n'
+        f'listen: "{host_port(server.host, server.port)}"\n'
         f"{monitor}"
         f"max_payload: {MAX_PAYLOAD}\n"
         "max_pending: 67108864\n"
@@ -177,7 +178,7 @@ def _cluster_part(server: Server, cluster: Cluster) -> str:
     secret = cluster.secret.reveal()
     written: dict[str, object] = {
         "name": "airmesh",
-        "listen": _at(server.host, cluster.port),
+        "listen": host_port(server.host, cluster.port),
         "no_advertise": True,
         "authorization": {"user": "route", "password": secret, "timeout": 5},
         "routes": [f"nats://route:{quote(secret, safe='')}@{route}" for route in cluster.routes],
@@ -190,10 +191,6 @@ def _files(folder: Path, **more: object) -> str:
     files = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
     paths = {name: str(folder / file) for name, file in files.items()}
     return json.dumps({**paths, "min_version": "1.3", "timeout": 5, **more})
-
-
-def _at(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _account(account: Account, operator: str) -> dict[str, object]:

@@ -22,6 +22,7 @@ from cli.install import certificates, names
 from cli.install.certificates import Pair
 from cli.install.kinds import Object
 from proto.annotations import ADMITTED
+from proto.net import host_port
 from proto.subjects import ROLES, Role
 
 CLIENTS = 4222
@@ -223,7 +224,7 @@ def _user(there: Mapping[str, Any], key: Key) -> User:
 
 def server(there: Mapping[str, Any], servers: Sequence[Host]) -> Server:
     """What the servers' configuration says of each; its node is its name."""
-    routes = tuple(_at(host.addresses[0], SERVERS) for host in servers)
+    routes = tuple(host_port(host.addresses[0], SERVERS) for host in servers)
     four = any("." in address for host in servers for address in host.addresses)
     shared = Secret(texts_of(there[names.BUS_SECRET])[ROUTES_KEY])
     return Server(
@@ -250,8 +251,4 @@ def authority_map(there: Mapping[str, Any]) -> Object:
 
 def url(servers: Sequence[Host]) -> str:
     """What agents dial."""
-    return ",".join(f"nats://{_at(host.addresses[0], CLIENTS)}" for host in servers)
-
-
-def _at(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return ",".join(f"nats://{host_port(host.addresses[0], CLIENTS)}" for host in servers)

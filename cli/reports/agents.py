@@ -75,11 +75,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeState, ...]
 
 
-def revision_text(revision: Revision) -> str:
-    """`<epoch>:<sequence>`."""
-    return f"{revision.epoch}:{revision.sequence}"
-
-
 def published(frontiers: Iterable[Frontier]) -> Revision | None:
     """The revision up to which every shard has written; None before all have, or while their epochs differ."""
     by_shard = {frontier.shard: frontier for frontier in frontiers}
@@ -110,7 +105,7 @@ def node_states(nodes: Iterable[Node], acks: Mapping[str, Ack], frontier: Revisi
                 kubernetes_ready=bool(node and node.ready),
                 schedulable=bool(node and not node.unschedulable),
                 mesh_ready=bool(ack and ack.ready),
-                acknowledged=revision_text(ack.rules) if ack else "",
+                acknowledged=ack.rules.text if ack else "",
                 behind=behind(frontier, ack),
                 pods=ack.pods if ack else 0,
             )

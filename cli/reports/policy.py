@@ -12,7 +12,7 @@ from ipaddress import ip_address
 import msgspec
 
 from cli.faults import Usage
-from cli.reports.agents import behind, published, revision_text
+from cli.reports.agents import behind, published
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import PROTOCOLS, identity, protocol
 from proto.policy import Ack, Frontier
@@ -175,7 +175,7 @@ def policy_status(frontiers: Iterable[Frontier], acks: Mapping[str, Ack]) -> Pol
     nodes = tuple(
         NodePolicy(
             node=name,
-            acknowledged=revision_text(ack.rules),
+            acknowledged=ack.rules.text,
             behind=behind(reached, ack),
             enforced=reached is not None and ack.rules.covers(reached),
             pods=ack.pods,
@@ -183,9 +183,9 @@ def policy_status(frontiers: Iterable[Frontier], acks: Mapping[str, Ack]) -> Pol
         for name, ack in sorted(acks.items())
     )
     return PolicyStatus(
-        published=revision_text(reached) if reached else "",
+        published=reached.text if reached else "",
         enforced_everywhere=bool(nodes) and all(node.enforced for node in nodes),
-        shards=tuple(ShardState(shard=one.shard, revision=revision_text(one.revision)) for one in listed),
+        shards=tuple(ShardState(shard=one.shard, revision=one.revision.text) for one in listed),
         nodes=nodes,
     )
 

@@ -6,10 +6,9 @@ Pure; every function gives one text for one value and never fails.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
 
 from proto.identity import FIRST_COMPUTED, Reserved
-from proto.net import Address
+from proto.net import Address, host_port
 from proto.objects import Labels, Owner
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -56,7 +55,7 @@ def socket(address: Address, port: int) -> str:
     """`10.0.0.1:80` or `[fd00::1]:80`; without a port for protocols that have none."""
     if not port:
         return str(address)
-    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+    return host_port(address, port)
 
 
 def identity(number: int) -> str:

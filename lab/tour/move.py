@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from lab.topology import LabError
-from lab.tour.probes import Move, Pod, at, parse_pod
+from lab.tour.probes import Move, Pod, parse_pod
 from lab.tour.shell import Hands
+from proto.net import host_port
 
 _BEAT_SECONDS = 60
 _READY_SECONDS = 40.0
@@ -37,7 +38,7 @@ async def move(hands: Hands, before: Pod, pods: Sequence[Pod], say: Callable[[st
     async with AsyncExitStack() as undo:
         beats = {
             f"IPv{address.version}": await undo.enter_async_context(
-                hands.beating(peer.full_name, at(address, port.number), _BEAT_SECONDS)
+                hands.beating(peer.full_name, host_port(address, port.number), _BEAT_SECONDS)
             )
             for address in before.addresses
         }

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.cluster.packets import Flow
-from lab.tour.probes import Address, Outcome, Pod, Port, at
+from lab.tour.probes import Address, Outcome, Pod, Port
+from proto.net import host_port
 
 FLOWS = 64
 """Connections of one pod to one other."""
@@ -167,4 +168,4 @@ def echoing(outcomes: Iterable[Outcome]) -> tuple[Pod, Pod, Port] | None:
 
 def targets_of(pod: Pod, port: Port) -> tuple[str, ...]:
     """A pod's addresses with a port, as `shop` takes them."""
-    return tuple(at(address, port.number) for address in pod.addresses)
+    return tuple(host_port(address, port.number) for address in pod.addresses)

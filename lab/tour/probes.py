@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
+from proto.net import host_port
+
 Address = IPv4Address | IPv6Address
 
 
@@ -64,13 +66,13 @@ class Probe:
     @property
     def url(self) -> str:
         """As `shop probe` takes it."""
-        return f"{self.port.protocol}://{at(self.address, self.port.number)}"
+        return f"{self.port.protocol}://{host_port(self.address, self.port.number)}"
 
     @property
     def question(self) -> str:
         """As `airmesh policy matrix` takes it: by address, so that a CIDR in a policy counts as it does for packets."""
         own = next(one for one in self.source.addresses if one.version == self.address.version)
-        return f"{own} {at(self.address, self.port.number)}/{self.port.protocol}"
+        return f"{own} {host_port(self.address, self.port.number)}/{self.port.protocol}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +99,6 @@ Cell = tuple[str, str, Port]
 def cell_of(probe: Probe) -> Cell:
     """The cell of the matrix that a probe belongs to."""
     return probe.source.workload, probe.target.workload, probe.port
-
-
-def at(address: Address, port: int) -> str:
-    """`10.0.0.1:80` or `[fd00::1]:80`."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def parse_pod(item: Mapping[str, Any]) -> Pod:

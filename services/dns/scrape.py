@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import aiohttp
 
 from chassis.telemetry.log import Log
-from proto.net import Address
+from proto.net import Address, host_port
 from services.dns.core.samples import MAX_PAGE, Counts, Unreadable, parse
 
 DEADLINE = 2.0
@@ -45,8 +45,7 @@ class Scraper:
 
     async def _one(self, address: Address) -> Counts | None:
         assert self._session is not None
-        host = f"[{address}]" if address.version == 6 else str(address)
-        url = f"http://{host}:{self._port}/metrics"
+        url = f"http://{host_port(address, self._port)}/metrics"
         try:
             async with self._limit, self._session.get(url, allow_redirects=False) as response:
                 response.raise_for_status()

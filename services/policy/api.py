@@ -9,7 +9,6 @@ from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanation
 from services.policy.compile_loop import CompileLoop
 from services.policy.core.explain import Explainer, NotFound
 from services.policy.core.graph import Graph
-from services.policy.shards import revision_text
 
 MAX_QUESTIONS = 4096
 MAX_TEXT = 600
@@ -85,7 +84,7 @@ class Api:
 
     def _revision(self) -> str:
         revision = self._compile_loop.compiled_up_to
-        return "" if revision is None else revision_text(revision)
+        return "" if revision is None else revision.text
 
 
 def _check(question: ExplainRequest) -> None:

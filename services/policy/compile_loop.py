@@ -25,7 +25,7 @@ from services.policy.core.limits import About, Limits, Problem
 from services.policy.core.unused import Unused
 from services.policy.feed import Batch, Feed, Incarnation, identities_in
 from services.policy.settings import Settings
-from services.policy.shards import Shards, Wanted, revision_text
+from services.policy.shards import Shards, Wanted
 
 BREATH = 8
 """Identities compiled before the event loop gets its turn."""
@@ -82,7 +82,7 @@ class CompileLoop:
         with self._runtime.telemetry.together(
             "policy.compile",
             batch.traces,
-            airmesh__revision=revision_text(batch.revision),
+            airmesh__revision=batch.revision.text,
             airmesh__changes=len(batch.changes),
         ):
             if await self._take_in(batch, started, compiling=not unsynced):
@@ -117,7 +117,7 @@ class CompileLoop:
         _PREFIXES.set(sum(len(partition.prefixes) for partition in self._graph.partitions.values()))
         if changed:
             _COMPILE.observe(time.monotonic() - started)
-            self._runtime.log.info("compiled", revision=revision_text(batch.revision), changed=changed)
+            self._runtime.log.info("compiled", revision=batch.revision.text, changed=changed)
         return True
 
     async def _settle(self) -> None:

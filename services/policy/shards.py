@@ -178,7 +178,7 @@ class Shards:
         if moved:
             milliseconds = (time.monotonic() - wanted.started) * 1000
             event = PolicyCompiled(
-                shard=shard, revision=revision_text(wanted.revision), changed=changed, milliseconds=milliseconds
+                shard=shard, revision=wanted.revision.text, changed=changed, milliseconds=milliseconds
             )
             self._runtime.bus.publish(event_subject("policy", "compiled"), event)
         if shard == 0:
@@ -359,8 +359,3 @@ class Shards:
             await self._rules.delete(key, partial(plan.may_delete, wanted.revision), fence)
             await self._identities.delete(key, lambda _: True, fence)
             self._runtime.log.info("identity-gone", identity=key)
-
-
-def revision_text(revision: Revision) -> str:
-    """``<epoch>:<sequence>``, as events and explanations carry it."""
-    return f"{revision.epoch}:{revision.sequence}"

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from proto.net import Address
+from proto.net import Address, host_port
 
 _DOMAIN = re.compile(r"(?=.{1,200}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 MAX_UPSTREAMS = 15
@@ -139,7 +139,7 @@ def plugins(recipe: Recipe) -> tuple[Plugin, ...]:
         found.append(Plugin(name="autopath", args=("@kubernetes",), kind=Args.ALL, marked=True))
     found.append(Plugin(name="prometheus", args=(":9153",), kind=Args.ALL))
     if recipe.upstreams:
-        targets = (".", *(_target(upstream) for upstream in recipe.upstreams))
+        targets = (".", *(host_port(upstream, 53) for upstream in recipe.upstreams))
         options = [Option(name="max_concurrent", args=("1000",))]
         if recipe.sequential:
             options.append(Option(name="policy", args=("sequential",), marked=True))
@@ -188,7 +188,3 @@ def check(recipe: Recipe) -> None:
     for upstream in recipe.upstreams:
         if upstream.is_unspecified or upstream.is_multicast:
             raise Unusable("upstreams", f"{upstream} is no server's address", "name a resolver's own address")
-
-
-def _target(upstream: Address) -> str:
-    return f"[{upstream}]:53" if upstream.version == 6 else f"{upstream}:53"

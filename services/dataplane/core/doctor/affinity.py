@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proto.findings import MAX_CLIENTS, AffinityClients
-from proto.net import Address
+from proto.net import Address, host_port
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import service_layout as lb
-from services.dataplane.core.doctor.endpoints import Target, text
+from services.dataplane.core.doctor.endpoints import Target
 
 SECOND = 1_000_000_000
 
@@ -82,7 +82,7 @@ def _report(
         protocol=asked.protocol,
         family=asked.family,
         seconds=asked.seconds,
-        backends=tuple(text(target) for target in asked.backends),
+        backends=tuple(host_port(*target) for target in asked.backends),
         pods=tuple(pods),
         outside=tuple((str(address), index) for address, index in sorted(outside, key=str)[:MAX_CLIENTS]),
         flows=sources.total(),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from proto.findings import EFFECT, OBJECT, Expected, Finding, Fix, Observed, object_name
-from proto.net import Address
+from proto.net import Address, host_port
 from proto.objects import EndpointSlice, Service
 from services.dataplane.core.loadbalancer.endpoint_choice import Offer, offers, takes_new
 
@@ -151,12 +151,12 @@ def check_times(asked: Asked, times: Mapping[Target, Sequence[float]]) -> Iterat
             about=asked.about,
             node=node,
             cause=(
-                f"one endpoint of {len(fastest)} is slow: {text(target)} on node {node or '?'} takes {took:.0f} ms to "
-                f"answer a handshake, the others {middle:.1f} ms"
+                f"one endpoint of {len(fastest)} is slow: {host_port(*target)} on node {node or '?'} takes "
+                f"{took:.0f} ms to answer a handshake, the others {middle:.1f} ms"
             ),
             expected=Expected(f"a handshake within {max(TIMES * middle, middle + LEAST):.0f} ms", asked.about),
             observed=(
-                Observed("packet", f"{text(target)} from node {asked.node}: {_listed(times[target])}"),
+                Observed("packet", f"{host_port(*target)} from node {asked.node}: {_listed(times[target])}"),
                 Observed("packet", f"the middle of {len(fastest)} endpoints: {middle:.1f} ms"),
             ),
             fixes=(
@@ -172,9 +172,3 @@ def check_times(asked: Asked, times: Mapping[Target, Sequence[float]]) -> Iterat
 
 def _listed(some: Iterable[float]) -> str:
     return ", ".join(f"{one:.0f} ms" for one in sorted(some))
-
-
-def text(target: Target) -> str:
-    """``address:port``."""
-    address, port = target
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -179,7 +179,7 @@ def _finding(
             f"clients of {service.namespace}/{service.name} reach {subject.name} by the address of node {nodes}: "
             f"ipBlock {listed} of {source.namespace}/{source.name} never sees theirs"
         ),
-        expected=Expected(f"clients of {listed} are let in on port {port}", policy, _text(subject.policy)),
+        expected=Expected(f"clients of {listed} are let in on port {port}", policy, subject.policy.revision.text),
         observed=(
             *(
                 Observed("packet", f"{count} translated packets of {facts.nodes[one]} ({one}) to port {port} denied")
@@ -203,7 +203,3 @@ def _finding(
         affects=(about, object_name("Pod", *subject.name.split("/", 1))),
         precedence=OBJECT,
     )
-
-
-def _text(policy: CompiledPolicy) -> str:
-    return f"{policy.revision.epoch}:{policy.revision.sequence}"

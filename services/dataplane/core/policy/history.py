@@ -42,7 +42,7 @@ class PolicyNames:
 def names_of(policy: CompiledPolicy) -> PolicyNames:
     """The names in a policy."""
     return PolicyNames(
-        revision=f"{policy.revision.epoch}:{policy.revision.sequence}",
+        revision=policy.revision.text,
         rules=tuple(_name(source) for source in policy.sources),
         isolating=(_isolating(policy, Direction.INGRESS), _isolating(policy, Direction.EGRESS)),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from proto.net import Address
+from proto.net import Address, host_port
 from services.dns.core.caddyfile import Corefile
 
 _DOMAIN = re.compile(r"\.|(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
@@ -39,7 +39,7 @@ class Upstream:
         """``10.0.0.9`` or ``10.0.0.9:5353``; IPv6 in brackets with a port."""
         if self.port == 53:
             return self.address
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return host_port(self.address, self.port)
 
 
 def upstreams(corefile: Corefile) -> tuple[Upstream, ...]:

@@ -34,9 +34,9 @@ def check(
             about=node_name(node),
             node=node,
             cause="its kernel holds an older policy than the published one, and has not moved on",
-            expected=Expected("the published policy in the maps", revision=_text(published)),
+            expected=Expected("the published policy in the maps", revision=published.text),
             observed=(
-                Observed("map", f"acknowledged: {_text(ack.rules)}, unchanged for {seconds:.0f} s"),
+                Observed("map", f"acknowledged: {ack.rules.text}, unchanged for {seconds:.0f} s"),
                 Observed(
                     "agent", f"{ack.pods} pods there; its agent says that it is {'' if ack.ready else 'not '}ready"
                 ),
@@ -51,7 +51,3 @@ def check(
             ),
             precedence=KERNEL,
         )
-
-
-def _text(revision: Revision) -> str:
-    return f"{revision.epoch}:{revision.sequence}"
