@@ -254,7 +254,7 @@ def _start_doctors(runtime: Runtime[Settings], made: _Made) -> Denials:
     start_affinity_doctor(runtime, feed, tables)
     start_backlog_doctor(runtime, feed, registry)
     start_throttling_doctor(runtime, feed, registry)
-    start_doctor(runtime, feed, tables)
+    start_doctor(runtime, feed, tables, registry)
     return start_masquerade_doctor(runtime, feed, registry)
 
 

@@ -3112,6 +3112,13 @@ DNS = (
         tests=("tests/shell/cli/test_repair.py",),
     ),
     Mutant(
+        name="an-own-pods-answer-is-one-to-every-node",
+        file="services/dataplane/core/doctor/nodeports.py",
+        old="        allows(subject, peer, port.protocol, number)\n",
+        new="        allows(subject, peer, port.protocol, number) or True\n",
+        tests=("tests/core/dataplane/doctor/test_nodeports.py",),
+    ),
+    Mutant(
         name="who-may-not-ask-calls-a-server-silent",
         file="services/dns/doctor.py",
         old='        return "" if said.allowed else "; ".join(said.reasons)\n',

@@ -10,6 +10,7 @@ from proto.findings import DoctorRequest, Finding, object_name
 from proto.objects import EndpointSlice, Node, Service
 from proto.policy import CidrPartition, Revision
 from services.dataplane.core.doctor import masquerade
+from services.dataplane.core.doctor.ingress import Subject
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.monitor.names import nodes_at
 from services.dataplane.feed import Feed
@@ -37,23 +38,25 @@ class MasqueradeDoctor:
             services=tuple(self._feed.all_of(Service)),
             slices=tuple(self._feed.all_of(EndpointSlice)),
         )
-        found = masquerade.check(denied, dict(self._subjects()), facts)
+        found = masquerade.check(denied, dict(subjects(self._feed, self._endpoints)), facts)
         kind = {"policy": "NetworkPolicy", "service": "Service"}.get(asked.kind)
         wanted = object_name(kind, *asked.name.split("/", 1)) if kind is not None else ""
         return tuple(one for one in found if not wanted or wanted in (one.about, *one.affects))
 
-    def _subjects(self) -> Iterator[tuple[int, masquerade.Subject]]:
-        for one in self._endpoints.up.values():
-            if (policy := self._feed.rules.get(one.identity)) is not None:
-                yield (
-                    one.index,
-                    masquerade.Subject(
-                        name=f"{one.first.namespace}/{one.first.pod}",
-                        addresses=one.addresses,
-                        policy=policy,
-                        partition=self._feed.partitions().get(policy.namespace, _NO_BLOCKS),
-                    ),
-                )
+
+def subjects(feed: Feed, endpoints: LocalEndpoints) -> Iterator[tuple[int, Subject]]:
+    """Pods of this node that policy is compiled for, by number of the endpoint."""
+    for one in endpoints.up.values():
+        if (policy := feed.rules.get(one.identity)) is not None:
+            yield (
+                one.index,
+                Subject(
+                    name=f"{one.first.namespace}/{one.first.pod}",
+                    addresses=one.addresses,
+                    policy=policy,
+                    partition=feed.partitions().get(policy.namespace, _NO_BLOCKS),
+                ),
+            )
 
 
 def start(runtime: Runtime[Settings], feed: Feed, endpoints: LocalEndpoints) -> masquerade.Denials:

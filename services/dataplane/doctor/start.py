@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from chassis.runtime.service import Runtime
@@ -19,7 +20,9 @@ from proto.flow import DropReason
 from proto.net import Address
 from proto.objects import EndpointSlice, Node, Pod, Service, ServicePort
 from services.dataplane.core.doctor import nodeports
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.tables import Tables
+from services.dataplane.doctor.masquerade import subjects
 from services.dataplane.feed import Feed
 from services.dataplane.settings import Settings
 
@@ -43,8 +46,9 @@ REACHED_BY = (10250, 22, 9)
 class Doctor:
     """The checks of a node's dataplane agent."""
 
-    def __init__(self, feed: Feed, tables: Tables, sysctls: Path) -> None:
+    def __init__(self, feed: Feed, tables: Tables, sysctls: Path, endpoints: LocalEndpoints) -> None:
         self._feed = feed
+        self._endpoints = endpoints
         self._tables = tables
         self._sysctls = sysctls / "net" / "ipv4"
 
@@ -100,7 +104,15 @@ class Doctor:
             if port.protocol == nodeports.TCP and service.external_policy == "Cluster" and not service.source_ranges
             for node in nodes
         ][:MOST_TRIED]
+        slices = tuple(self._feed.all_of(EndpointSlice))
+        here = [one for _, one in subjects(self._feed, self._endpoints)] if wanted else []
         found = await asyncio.to_thread(lambda: self._tried(wanted))
+        found = [
+            replace(one, inside_answers=nodeports.would_answer(one.service, one.port, one.address, slices, here))
+            if one.inside_answers and not one.answered
+            else one
+            for one in found
+        ]
         return tuple(nodeports.check_tried(self._feed.node, found))
 
     def _tried(self, wanted: Iterable[tuple[Service, ServicePort, Node]]) -> list[nodeports.Tried]:
@@ -173,9 +185,9 @@ def _owners(inodes: set[int]) -> dict[int, tuple[str, int]]:
     return found
 
 
-def start(runtime: Runtime[Settings], feed: Feed, tables: Tables) -> None:
+def start(runtime: Runtime[Settings], feed: Feed, tables: Tables, endpoints: LocalEndpoints) -> None:
     """Adds the checks of this agent."""
-    doctor = Doctor(feed, tables, runtime.settings.sysctl_root)
+    doctor = Doctor(feed, tables, runtime.settings.sysctl_root, endpoints)
     runtime.checks.add(nodeports.CODES, doctor.check_ports)
     runtime.checks.add(nodeports.LOCAL, doctor.check_local)
     runtime.checks.add(nodeports.FILTERED, doctor.check_tried, standing=False)

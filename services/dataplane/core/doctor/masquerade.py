@@ -20,9 +20,10 @@ from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.net import Address
 from proto.objects import EndpointSlice, Service
-from proto.policy import CidrPartition, CompiledPolicy, CompiledRule, Direction, PortMatch, Verdict
+from proto.policy import CompiledRule, Direction, Verdict
 from services.dataplane.core.datapath.layout import Event
 from services.dataplane.core.datapath.nat_layout import FIRST_PORT
+from services.dataplane.core.doctor.ingress import Subject, allows, is_on
 from services.dataplane.core.loadbalancer.endpoint_choice import offers
 
 CODE = "policy-ipblock-masqueraded"
@@ -75,17 +76,6 @@ class Denials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """A pod of this node, and what judges it."""
-
-    name: str
-    """``namespace/pod``."""
-    addresses: tuple[Address, ...]
-    policy: CompiledPolicy
-    partition: CidrPartition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What this node knows of others."""
 
@@ -103,39 +93,17 @@ def check(denials: Mapping[Denied, int], subjects: Mapping[int, Subject], facts:
             by_port[key.endpoint, key.protocol, key.port][key.source] = count
     for (endpoint, protocol, port), sources in by_port.items():
         subject = subjects[endpoint]
-        denied = {one: count for one, count in sources.items() if not _allowed(subject, one, protocol, port)}
+        # A denial may be of a policy that was mended since.
+        denied = {one: count for one, count in sources.items() if not allows(subject, one, protocol, port)}
         rule = next((one for one in subject.policy.rules if _names_blocks(one, protocol, port)), None)
         if denied and rule is not None:
             for service in _leading(subject, protocol, port, facts):
                 yield _finding(subject, rule, service, port, denied, facts)
 
 
-def _allowed(subject: Subject, source: Address, protocol: int, port: int) -> bool:
-    """By what is asked for now: a denial may be of a policy that was mended since."""
-    if not subject.policy.ingress_isolated:
-        return True
-    number = _set_of(subject.partition, source)
-    for rule in subject.policy.rules:
-        matches = rule.any_peer or (number and number in rule.cidr_sets)
-        if rule.direction == Direction.INGRESS and matches and _on(rule.ports, protocol, port):
-            return rule.verdict == Verdict.ALLOW
-    return False
-
-
-def _set_of(partition: CidrPartition, source: Address) -> int:
-    holding = [one for one in partition.prefixes if source in one.prefix]
-    return max(holding, key=lambda one: one.prefix.prefixlen).number if holding else 0
-
-
 def _names_blocks(rule: CompiledRule, protocol: int, port: int) -> bool:
     allows = rule.direction == Direction.INGRESS and rule.verdict == Verdict.ALLOW
-    return allows and bool(rule.cidr_sets) and _on(rule.ports, protocol, port)
-
-
-def _on(ports: Iterable[PortMatch], protocol: int, port: int) -> bool:
-    return any(
-        one.protocol in (0, protocol) and port >> (16 - one.bits) == one.port >> (16 - one.bits) for one in ports
-    )
+    return allows and bool(rule.cidr_sets) and is_on(rule.ports, protocol, port)
 
 
 def _leading(subject: Subject, protocol: int, port: int, facts: Facts) -> Iterator[Service]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from proto.findings import HOST, NETWORK, OBJECT, Expected, Finding, Fix, Observed, object_name
 from proto.net import Address
 from proto.objects import EndpointSlice, Pod, Service, ServicePort
+from services.dataplane.core.doctor.ingress import Subject, allows
+from services.dataplane.core.loadbalancer.endpoint_choice import offers
 
 CODES = ("nodeport-taken-by-process", "nodeport-taken-by-hostport", "nodeport-ephemeral", "nodeport-health-check")
 LOCAL = ("nodeport-no-local-endpoint",)
@@ -243,7 +245,22 @@ class Tried:
     node_answers: bool
     """The node itself does."""
     inside_answers: bool
-    """The cluster IP does, asked from here."""
+    """The cluster IP does, asked from here, and by pods that would answer the peer."""
+
+
+def would_answer(
+    service: Service, port: ServicePort, peer: Address, slices: Iterable[EndpointSlice], here: Iterable[Subject]
+) -> bool:
+    """Whether what answers the cluster IP from this node answers that peer, too: not a pod ``here`` that policy lets
+    only its own node reach.
+    """
+    by_address = {address: subject for subject in here for address in subject.addresses}
+    own = [one for one in slices if (one.namespace, one.service) == (service.namespace, service.name)]
+    return all(
+        allows(subject, peer, port.protocol, number)
+        for endpoint, number in offers(service, port, own, peer.version)
+        if (subject := by_address.get(endpoint.addresses[0])) is not None
+    )
 
 
 def check_tried(node: str, tried: Iterable[Tried]) -> Iterable[Finding]:

@@ -22,7 +22,8 @@ from proto.policy import (
     Verdict,
 )
 from services.dataplane.core.datapath.layout import Event
-from services.dataplane.core.doctor.masquerade import KEPT, MOST, Denials, Denied, Facts, Subject, check
+from services.dataplane.core.doctor.ingress import Subject
+from services.dataplane.core.doctor.masquerade import KEPT, MOST, Denials, Denied, Facts, check
 
 POD, N2 = ip_address("10.0.1.5"), ip_address("172.30.0.12")
 AT = Revision(epoch="e", sequence=7)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from msgspec.structs import replace as changed
 
-from proto.objects import EndpointSlice, HostPort, Pod, Service, ServicePort, SliceEndpoint
+from proto.objects import EndpointPort, EndpointSlice, HostPort, Pod, Service, ServicePort, SliceEndpoint
+from proto.policy import (
+    CidrPartition,
+    CidrSet,
+    CompiledPolicy,
+    CompiledRule,
+    Direction,
+    PortMatch,
+    Revision,
+    RuleSource,
+    Verdict,
+)
 from services.dataplane.core.doctor import nodeports
+from services.dataplane.core.doctor.ingress import Subject
 from services.dataplane.core.doctor.nodeports import TCP, UDP, Listener, NodePorts, Tried, parse_ports
 
 PORT = ServicePort(name="web", protocol=TCP, port=80, node_port=30080)
@@ -111,6 +123,42 @@ def test_a_node_port_that_is_silent(answered: bool, node_answers: bool, inside_a
         inside_answers=inside_answers,
     )
     assert [one.code for one in nodeports.check_tried("n1", [tried])] == found
+
+
+@pytest.mark.parametrize(
+    ("isolated", "blocks", "port", "answers"),
+    [
+        (False, "198.51.100.0/24", 8080, True),
+        (True, "198.51.100.0/24", 8080, False),
+        (True, "172.30.0.0/24", 8080, True),
+        (True, "172.30.0.0/24", 9090, False),
+    ],
+)
+def test_a_pods_answer_to_its_own_node_is_none_to_another(
+    isolated: bool, blocks: str, port: int, answers: bool
+) -> None:
+    """Policy lets it be asked by its node alone, whose firewall has no part in it."""
+    rule = CompiledRule(Direction.INGRESS, 0, Verdict.ALLOW, 0, False, (), (99,), (PortMatch(TCP, port, 16),))
+    at = Revision(epoch="e", sequence=7)
+    policy = CompiledPolicy(
+        identity=1000,
+        revision=at,
+        ingress_isolated=isolated,
+        egress_isolated=False,
+        rules=(rule,),
+        sources=(RuleSource("NetworkPolicy", "shop", "from-office", 0),),
+        namespace="shop",
+    )
+    partition = CidrPartition(revision=at, prefixes=(CidrSet(prefix=ip_network(blocks), number=99),))
+    pod, peer = ip_address("10.0.1.5"), ip_address("172.30.0.12")
+    subject = Subject(name="shop/web-0", addresses=(pod,), policy=policy, partition=partition)
+    slices = EndpointSlice(
+        "shop", "web-1", "web", (SliceEndpoint((pod,), node="n1"),), (EndpointPort("web", TCP, 8080),)
+    )
+    other = changed(slices, service="other")
+    assert nodeports.would_answer(WEB, PORT, peer, [slices], [subject]) is answers
+    assert nodeports.would_answer(WEB, PORT, peer, [slices], []), "who answers is elsewhere, and took this for a node"
+    assert nodeports.would_answer(WEB, PORT, peer, [other], [subject])
 
 
 def test_reserved_ports() -> None:
