@@ -3575,7 +3575,7 @@ BFD = (
         file="services/routing/bgp/speaker.py",
         old="        return session.machine.session is None and bool(session.machine.stale)\n",
         new="        return False\n",
-        tests=("tests/netns/routing/bgp/test_router_bfd.py::test_a_switch_whose_speaker_is_killed_goes_on_forwarding",),
+        tests=("tests/shell/routing/bgp/test_speaker.py::test_a_peer_that_is_gone_without_a_word_restarts",),
     ),
     Mutant(
         name="bfd-takes-no-stale-routes",
@@ -3687,7 +3687,7 @@ BGP_NODE = (
         file="services/routing/kernel.py",
         old="        self._indexes = frozenset(one.index for one in devices)\n",
         new="        self._indexes = frozenset()\n",
-        tests=("tests/netns/routing/test_by_hand.py::test_what_is_deleted_by_hand_comes_back",),
+        tests=("tests/netns/routing/test_by_hand.py::test_a_tunnels_entry_that_is_deleted_wakes_a_pass_by_itself",),
     ),
     Mutant(
         name="bgp-a-session-that-goes-carries-anothers-routes",

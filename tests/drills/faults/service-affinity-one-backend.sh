@@ -6,10 +6,9 @@ set -eu
 . "${0%/*}/endpoints.inc"
 case "$1" in
 break)
-	zone=$(kubectl get node "$PEER_NAME" -o 'jsonpath={.metadata.labels.topology\.kubernetes\.io/zone}')
 	listen "$PEER"
 	listen "$CONTROL"
-	serve "$zone" "$PEER_ADDRESS" "$CONTROL_ADDRESS"
+	serve "" "$PEER_ADDRESS" "$CONTROL_ADDRESS"
 	kubectl -n kube-system patch service fault --type=merge \
 		-p '{"spec": {"type": "NodePort", "sessionAffinity": "ClientIP"}}'
 	port=$(kubectl -n kube-system get service fault -o 'jsonpath={.spec.ports[0].nodePort}')

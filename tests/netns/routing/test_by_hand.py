@@ -13,16 +13,19 @@ import socket
 import subprocess
 import time
 from ipaddress import ip_network
+from itertools import cycle
+from typing import Any
 
 import pytest
 
-from linux import netlink
-from linux.netlink import listen
+import services.routing.kernel
+from linux import netlink, rtnl
+from linux.netlink import listen, parse
 from services.routing import app
 from services.routing.core.bgp.values import Family, prefix_of
 from services.routing.kernel import Kernel
 from services.routing.learnt import LearntRoutes
-from services.routing.rtnetlink import Concern
+from services.routing.rtnetlink import Concern, concerns
 from tests.netns.routing.conftest import Netns
 from tests.netns.routing.test_learnt import Fabric, fabric, kernel
 from tests.netns.routing.test_tunnels import Pair, pair, pods, until
@@ -74,10 +77,11 @@ async def back(netns: Netns, whole: set[str], listed: set[str]) -> None:
 
 
 async def deleted_and_back(netns: Netns, times: int, chance: random.Random) -> float:
-    """Delete so many things, one of each kind at a time or all of a kind; the longest time until all was back."""
+    """Delete so many things, of one kind or of each at a time, one or all; the longest time until all was back."""
     whole, listed, longest, deleted = state(netns), netns.routes(), 0.0, 0
+    rounds = cycle(((routes,), (neighbours,), (rules,), (routes, neighbours, rules)))
     while deleted < times:
-        for kind in (routes, neighbours, rules):
+        for kind in next(rounds):
             commands = kind(netns)
             for command in commands if chance.random() < 0.2 else chance.sample(commands, 1):
                 await asyncio.to_thread(netns.ip, command)
@@ -104,6 +108,23 @@ async def test_what_is_deleted_by_hand_comes_back(pair: Pair, monkeypatch: pytes
     """No full pass is due for an hour: the kernel's word wakes one."""
     monkeypatch.setattr(app, "PERIOD", 3600.0)
     await deleted_and_back(await laid(pair), 10, random.Random(1))
+
+
+async def test_a_tunnels_entry_that_is_deleted_wakes_a_pass_by_itself(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes come of much else, and would mend it some time: what counts is that the kernel's word of it is heard."""
+    n1, heard = await laid(pair), list[Concern]()
+
+    def noted(received: bytes, *more: Any) -> Concern:
+        found = concerns(received, *more)
+        if {kind for kind, _, _, _ in parse(received)} == {rtnl.DELNEIGH}:
+            heard.append(found)
+        return found
+
+    monkeypatch.setattr(services.routing.kernel, "concerns", noted)
+    await asyncio.to_thread(n1.ip, neighbours(n1)[0])
+    await until(lambda: Concern.PLAN in heard, BUSY)
 
 
 @pytest.mark.slow

@@ -496,7 +496,7 @@ def read(one: Speaker, name: str, view: dict[tuple[Prefix, int], Attributes]) ->
             for gone in batch.unreachable:
                 written += len(gone.prefixes)
                 for gone_prefix, number in zip(gone.prefixes, gone.path_ids or (0,) * len(gone.prefixes), strict=True):
-                    del view[gone_prefix, number]
+                    assert view.pop((gone_prefix, number), None) is not None, "taken back, and never sent"
             for come in batch.reachable:
                 written += len(come.prefixes)
                 numbers = come.path_ids or (0,) * len(come.prefixes)

@@ -292,6 +292,23 @@ async def test_a_change_of_one_peer_touches_no_other(make: Make, port: int, raw:
     assert one.states().keys() == {"7", "8"}
 
 
+async def test_a_peer_that_is_gone_without_a_word_restarts(make: Make, port: int, raw: Callable[..., Raw]) -> None:
+    """Both have agreed on graceful restart (RFC 4724 4.2): its routes are kept, and stale."""
+    one, owner = make()
+    listens(one, 1, port)
+    one.follow({"nine": peer("nine", settings(1, 9, port, passive=True))})
+    nine = await raw(9).connect()
+    await nine.establish()
+    await until(lambda: owner.of("nine", Established))
+    assert one.is_established("nine")
+    assert not one.is_restarting("nine")
+    nine.socket.close()
+    await until(lambda: owner.of("nine", Lost))
+    assert not one.is_established("nine")
+    assert one.is_restarting("nine")
+    assert not one.is_restarting("nobody")
+
+
 async def test_two_peers_with_one_address(make: Make, port: int, raw: Callable[..., Raw]) -> None:
     one, owner = make()
     listens(one, 1, port)
