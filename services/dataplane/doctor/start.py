@@ -105,10 +105,10 @@ class Doctor:
             for node in nodes
         ][:MOST_TRIED]
         slices = tuple(self._feed.all_of(EndpointSlice))
-        here = [one for _, one in subjects(self._feed, self._endpoints)] if wanted else []
+        local = [one for _, one in subjects(self._feed, self._endpoints)] if wanted else []
         found = await asyncio.to_thread(lambda: self._tried(wanted))
         found = [
-            replace(one, inside_answers=nodeports.would_answer(one.service, one.port, one.address, slices, here))
+            replace(one, inside_answers=nodeports.would_answer(one.service, one.port, one.address, slices, local))
             if one.inside_answers and not one.answered
             else one
             for one in found

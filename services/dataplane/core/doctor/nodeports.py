@@ -249,12 +249,12 @@ class Tried:
 
 
 def would_answer(
-    service: Service, port: ServicePort, peer: Address, slices: Iterable[EndpointSlice], here: Iterable[Subject]
+    service: Service, port: ServicePort, peer: Address, slices: Iterable[EndpointSlice], local: Iterable[Subject]
 ) -> bool:
-    """Whether what answers the cluster IP from this node answers that peer, too: not a pod ``here`` that policy lets
+    """Whether what answers the cluster IP from this node answers that peer, too: not a ``local`` pod that policy lets
     only its own node reach.
     """
-    by_address = {address: subject for subject in here for address in subject.addresses}
+    by_address = {address: subject for subject in local for address in subject.addresses}
     own = [one for one in slices if (one.namespace, one.service) == (service.namespace, service.name)]
     return all(
         allows(subject, peer, port.protocol, number)
