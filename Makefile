@@ -75,7 +75,7 @@ drill-dns: setup ## CoreDNS killed under lookups; one on each node, killed and s
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow
 
-drill-faults: setup ## every fault of tests/drills/faults is injected, named by `airmesh doctor`, mended (about 20 minutes)
+drill-faults: setup ## every fault of tests/drills/faults is injected, named by `airmesh doctor`, mended (about 50 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_faults.py tests/shell/cluster/test_port_range.py -m slow
 
 fuzz-corefiles: setup ## 10,000 generated Corefiles lose nothing; a real CoreDNS starts with 30 installers' forms and 200 of them (COREFILE_SEEDS=; about 10 minutes)
