@@ -31,7 +31,9 @@ def etcd(where: Paths) -> list[str]:
 
 
 def apiserver(where: Paths, control: Host) -> list[str]:
-    """Dual stack, RBAC and Node authorisation, no anonymous access but to health."""
+    """Dual stack, RBAC and Node authorisation, no anonymous access but to health. The control plane is no node, and no
+    cluster IP is served there: webhooks and aggregated APIs are reached by their endpoints.
+    """
     pki = where.pki
     return [
         "kube-apiserver",
@@ -52,6 +54,7 @@ def apiserver(where: Paths, control: Host) -> list[str]:
         f"--service-account-signing-key-file={pki / 'sa.key'}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        "--enable-aggregator-routing",
         "--allow-privileged",
     ]
 
