@@ -95,11 +95,11 @@ class Doctor:
 
     async def _denied(self, server: Address) -> str:
         """Why policy lets no query of this agent through to a server; empty if it does, or if nobody says."""
-        source = await _source(server)
-        asked = ExplainRequest(source=source, destination=str(server), port=PORT, protocol=socket.IPPROTO_UDP)
         try:
+            source = await _source(server)
+            asked = ExplainRequest(source=source, destination=str(server), port=PORT, protocol=socket.IPPROTO_UDP)
             said = await self._bus.request(POLICY_EXPLAIN, asked, Explanation, timeout=PATIENCE)
-        except (Refused, Unavailable, Malformed):
+        except (OSError, Refused, Unavailable, Malformed):
             return ""
         return "" if said.allowed else "; ".join(said.reasons)
 
@@ -125,7 +125,7 @@ class Doctor:
 
 
 async def _source(server: Address) -> str:
-    """The address that packets to a server leave with."""
+    """The address that packets to a server leave with. Raises OSError where none do."""
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(_Heard, remote_addr=(str(server), PORT))
     try:
         return str(transport.get_extra_info("sockname")[0])

@@ -85,7 +85,7 @@ class EndpointsOut:
             for key, (entry, traceparent) in wanted.items()
             if present.get(key) != entry
         )
-        await _all_of(self._kv.delete(key) for key in present if key not in wanted)
+        await _all_of(self._delete(key) for key in present if key not in wanted)
         if not self._is_complete(epoch):
             await self._kv.put(self._marker, Complete(epoch=epoch))
             self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
@@ -101,6 +101,10 @@ class EndpointsOut:
 
     async def _put(self, key: str, entry: Endpoint, traceparent: str) -> None:
         self._unheard[key] = await self._kv.put(key, entry, traceparent=traceparent), entry
+
+    async def _delete(self, key: str) -> None:
+        self._unheard.pop(key, None)
+        await self._kv.delete(key)
 
     def _is_complete(self, epoch: str) -> bool:
         """Whether the marker of this node stands for the epoch."""

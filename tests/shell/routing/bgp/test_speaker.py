@@ -386,6 +386,7 @@ async def test_a_capture_shows_the_keepalives_of_a_loop_that_is_late(
     while not octets.endswith(keepalive() * 2):  # the first one may have come before
         octets += known.socket.recv(65536)
     assert owner.of("nine", Passed) == []
+    time.sleep(0.5)  # the thread notes when after it has sent
     after = time.time_ns()
     known.socket.setblocking(False)
     await until(lambda: owner.of("nine", Passed))
