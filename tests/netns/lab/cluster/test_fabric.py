@@ -163,6 +163,7 @@ def test_a_capture_sees_each_packet_once_at_its_sender(lab: tuple[Paths, Topolog
     seen = {packet: count for packet, count in wire.of("n1").items() if packet.destination in (n2.fabric4, n2.fabric6)}
     by_tunnel = {(packet.tunnel, packet.destination): count for packet, count in seen.items()}
     assert by_tunnel == {(IPIP, n2.fabric4): 1, (PLAIN, n2.fabric6): 1}
+    assert not any(packet.destination in (n2.fabric4, n2.fabric6) for packet in wire.of("n2")), "at the receiver's, too"
     assert wire.missed == 0
     with pytest.raises(LabError, match="capture in"), Capture.of_lab(plan, [replace(n1, name="no")]):
         raise AssertionError("it listens on a port that is not there")
