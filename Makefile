@@ -87,7 +87,7 @@ drill-bus: setup ## three NATS servers are killed, stopped and set back while ag
 test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over, commands killed anywhere (about 20 minutes)
 	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py tests/shell/cli/install/test_authority.py tests/shell/cli/install/test_signer.py tests/shell/cli/install/test_killed.py -m "slow or not slow"
 
-drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
+drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about an hour)
 	$(PYTHON) -m tests.drills.mutants
 
 test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
