@@ -10,7 +10,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import Any
 
 import pytest
@@ -53,14 +52,13 @@ def dots(space: LabNamespace, pod: str) -> int:
 def made_with(space: LabNamespace, wanted: int) -> str:
     """A pod that was admitted with so many dots."""
     end = time.monotonic() + SECONDS
-    for number in count():
-        name = f"dots-{wanted}-{number}-{uuid.uuid4().hex[:4]}"
+    while True:
+        name = f"dots-{wanted}-{uuid.uuid4().hex[:6]}"
         space.pod(name, "n1")
         if (found := dots(space, name)) == wanted:
             return name
         assert time.monotonic() < end, f"ndots:{found}, not {wanted}"
         space.lab.kubectl("delete", "pod", "-n", space.namespace, name)
-    raise AssertionError("unreachable")
 
 
 def queries(space: LabNamespace, pod: str, airmesh: Callable[..., Any]) -> int:

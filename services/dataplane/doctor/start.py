@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from chassis.runtime.service import Runtime
@@ -104,16 +103,14 @@ class Doctor:
             if port.protocol == nodeports.TCP and service.external_policy == "Cluster" and not service.source_ranges
             for node in nodes
         ][:MOST_TRIED]
-        slices = tuple(self._feed.all_of(EndpointSlice))
-        local = [one for _, one in subjects(self._feed, self._endpoints)] if wanted else []
         found = await asyncio.to_thread(lambda: self._tried(wanted))
-        found = [
-            replace(one, inside_answers=nodeports.would_answer(one.service, one.port, one.address, slices, local))
-            if one.inside_answers and not one.answered
-            else one
-            for one in found
-        ]
-        return tuple(nodeports.check_tried(self._feed.node, found))
+        silent = [one for one in found if one.inside_answers and not one.answered]
+        if not silent:
+            return ()
+        slices = tuple(self._feed.all_of(EndpointSlice))
+        local = {address: pod for _, pod in subjects(self._feed, self._endpoints) for address in pod.addresses}
+        proven = (one for one in silent if nodeports.would_answer(one.service, one.port, one.address, slices, local))
+        return tuple(nodeports.check_tried(self._feed.node, proven))
 
     def _tried(self, wanted: Iterable[tuple[Service, ServicePort, Node]]) -> list[nodeports.Tried]:
         plans = [

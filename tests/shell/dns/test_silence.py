@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from chassis.bus.client import Bus
-from proto.codec import join, kind_prefix
+from proto.codec import kind_prefix, object_key
 from proto.findings import DoctorRequest, Findings
 from proto.objects import KIND_OF, ConfigMap, Deployment, EndpointSlice, Service, SliceEndpoint
 from proto.requests import ExplainRequest, Explanation
@@ -38,8 +38,8 @@ async def put(cluster: Bus) -> None:
     """One CoreDNS server that serves, complete."""
     bucket, epoch = cluster.bucket(OBJECTS), (await cluster.make_buckets())["objects"]
     endpoint = SliceEndpoint((ip_address(SERVER),), pod_uid="one")
-    key = f"{kind_prefix(KIND_OF[EndpointSlice])}.{join('kube-system', 'kube-dns-x')}"
-    await bucket.put(key, EndpointSlice("kube-system", "kube-dns-x", "kube-dns", (endpoint,)))
+    serving = EndpointSlice("kube-system", "kube-dns-x", "kube-dns", (endpoint,))
+    await bucket.put(object_key(serving), serving)
     for kind in (Service, EndpointSlice, ConfigMap, Deployment):
         await bucket.put(complete_key(kind_prefix(KIND_OF[kind])), Complete(epoch))
 

@@ -245,21 +245,24 @@ class Tried:
     node_answers: bool
     """The node itself does."""
     inside_answers: bool
-    """The cluster IP does, asked from here, and by pods that would answer the peer."""
+    """The cluster IP does, asked from here: see :func:`would_answer`."""
 
 
 def would_answer(
-    service: Service, port: ServicePort, peer: Address, slices: Iterable[EndpointSlice], local: Iterable[Subject]
+    service: Service,
+    port: ServicePort,
+    peer: Address,
+    slices: Iterable[EndpointSlice],
+    local: Mapping[Address, Subject],
 ) -> bool:
-    """Whether what answers the cluster IP from this node answers that peer, too: not a ``local`` pod that policy lets
-    only its own node reach.
+    """Whether what answers the cluster IP from this node answers that peer, too: not a ``local`` pod, by address, that
+    policy lets only its own node reach.
     """
-    by_address = {address: subject for subject in local for address in subject.addresses}
     own = [one for one in slices if (one.namespace, one.service) == (service.namespace, service.name)]
     return all(
         allows(subject, peer, port.protocol, number)
         for endpoint, number in offers(service, port, own, peer.version)
-        if (subject := by_address.get(endpoint.addresses[0])) is not None
+        if (subject := local.get(endpoint.addresses[0])) is not None
     )
 
 

@@ -156,9 +156,9 @@ def test_a_pods_answer_to_its_own_node_is_none_to_another(
         "shop", "web-1", "web", (SliceEndpoint((pod,), node="n1"),), (EndpointPort("web", TCP, 8080),)
     )
     other = changed(slices, service="other")
-    assert nodeports.would_answer(WEB, PORT, peer, [slices], [subject]) is answers
-    assert nodeports.would_answer(WEB, PORT, peer, [slices], []), "who answers is elsewhere, and took this for a node"
-    assert nodeports.would_answer(WEB, PORT, peer, [other], [subject])
+    assert nodeports.would_answer(WEB, PORT, peer, [slices], {pod: subject}) is answers
+    assert nodeports.would_answer(WEB, PORT, peer, [slices], {}), "who answers is elsewhere, and took this for a node"
+    assert nodeports.would_answer(WEB, PORT, peer, [other], {pod: subject})
 
 
 def test_reserved_ports() -> None:
