@@ -44,8 +44,8 @@ class Scale:
     allowance: float
     """Seconds that a pod's start may take beside twice the quiet one's: of few, the slowest is no p99."""
     named: float
-    """Seconds within which an attacker is named. In the short one the attackers' own start, 22 programs at once beside
-    whatever else the machine does, is a good part of them.
+    """Seconds within which an attacker is named: a pod from its first packet on. The short one runs beside whatever
+    else the machine does, and its listeners share the processors with 22 senders.
     """
     lost: float
     """Part of the datagrams that may be lost: queues of a machine whose processors are busy are nobody's promise. The
@@ -131,7 +131,8 @@ def wait_named(heard: Heard, made: Siege, scale: Scale) -> None:
 def _named(heard: Heard, made: Siege, scale: Scale) -> Iterator[tuple[str, float, Received | None]]:
     """Each attacker, since when it attacks, and what named it. Senders may also be named by the drops they caused."""
     wanted: list[tuple[str, tuple[str, ...], float, bool]] = [
-        (f"pod {name}", (f"{made.namespace}/{name}",), made.began, True) for name in ("mallory-n1", "mallory-n2")
+        (f"pod {name}", (f"{made.namespace}/{name}",), made.first_sent.get(name, made.began), True)
+        for name in ("mallory-n1", "mallory-n2")
     ]
     wanted.append(("the stolen key", (f"node {THIEF}",), made.began, False))
     for attack, who, word in (("policies", "the policy beyond its bound", "beyond"), ("bombs", "the bomb", "labels")):

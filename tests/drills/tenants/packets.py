@@ -10,8 +10,8 @@
 
 Runs in a network namespace of a pod, or of a host on the fabric: `nsenter --net=… -- python3 -I packets.py …`. It
 refuses the network of whoever started it. ``--via`` names the next hop where no route leads to the target;
-``--priority-tag`` puts a VLAN tag of number 0 on each frame (IEEE 802.1Q). A line of JSON at the end says how many were
-sent.
+``--priority-tag`` puts a VLAN tag of number 0 on each frame (IEEE 802.1Q). A line of JSON at the end says since when
+(``began``, by the wall clock) and how many were sent.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def send(pool: list[bytes], link: str, rate: int, seconds: float, count: int) ->
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         out.bind((link, 0))
-        began = time.monotonic()
+        began, clock = time.monotonic(), time.time()
         while (spent := time.monotonic() - began) < seconds and sent + errors < count and not over.is_set():
             due = min(int(spent * rate) + 1, count) - sent - errors
             for _ in range(min(due, rate // 20 + 1)):
@@ -255,7 +255,7 @@ def send(pool: list[bytes], link: str, rate: int, seconds: float, count: int) ->
                 except OSError:
                     errors += 1
             time.sleep(STEP)
-        return {"sent": sent, "errors": errors, "seconds": round(time.monotonic() - began, 3)}
+        return {"began": clock, "sent": sent, "errors": errors, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _alone() -> bool:

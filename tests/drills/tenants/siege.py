@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -84,6 +85,21 @@ class Siege:
     key: Outcome | None = None
     sent: list[str] = field(default_factory=list)
     """What became of each sender."""
+    first_sent: dict[str, float] = field(default_factory=dict)
+    """When the first of the senders of a place (:attr:`Sender.where`) began to send, by the wall clock."""
+
+    def ended(self, sender: Sender, process: subprocess.Popen[str]) -> None:
+        """Ends a sender, and takes down how it fared: one that ended before its time said why."""
+        what = f"{sender.where} {' '.join(sender.words)} at {sender.rate}/s"
+        if process.poll() is None:
+            process.terminate()
+        said, wrong = process.communicate(timeout=10)
+        if process.returncode:
+            self.sent.append(f"ENDED: {what}: {wrong.strip()[-300:]}")
+            return
+        self.sent.append(f"ran: {what}: {said.strip()}")
+        began = float(json.loads(said)["began"])
+        self.first_sent[sender.where] = min(began, self.first_sent.get(sender.where, began))
 
 
 @contextmanager
@@ -124,7 +140,7 @@ def siege(
         finally:
             over.set()
             for sender, process in processes:
-                made.sent.append(_ended(sender, process))
+                made.ended(sender, process)
             for thread in threads:
                 thread.join(40)
     finally:
@@ -140,15 +156,6 @@ def _start(sender: Sender, net: str, seconds: float) -> subprocess.Popen[str]:
     enter = ["nsenter", f"--net={net}", "--", sys.executable, "-I", str(PACKETS)]
     words = [*sender.words, "--rate", str(max(1, sender.rate)), "--seconds", str(seconds)]
     return subprocess.Popen([*enter, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _ended(sender: Sender, process: subprocess.Popen[str]) -> str:
-    """How a sender fared: one that ended before its time said why."""
-    what = f"{sender.where} {' '.join(sender.words)} at {sender.rate}/s"
-    if process.poll() is None:
-        process.terminate()
-    said, wrong = process.communicate(timeout=10)
-    return f"ran: {what}: {said.strip()}" if process.returncode == 0 else f"ENDED: {what}: {wrong.strip()[-300:]}"
 
 
 def _tenant(lab: Lab, made: Siege, attack: str, going: Any, slower: float) -> threading.Thread:
