@@ -45,6 +45,8 @@ OWNERS = BLOCK - 1
 LATER = 11
 SECONDS = 60.0
 """After this long a call that is told to come again counts as a failure."""
+ANSWER_SECONDS = 10.0
+"""After this long an agent that nobody heard since it was started again is killed once more all the same."""
 SETTINGS = {
     "AIRMESH_ADDRESS_COOLDOWN": str(REST),
     "AIRMESH_GC_GRACE": "1",
@@ -97,6 +99,10 @@ class Drill:
     spaces: list[str] = field(default_factory=list)
     late: list[asyncio.Task[None]] = field(default_factory=list)
     killed: dict[str, int] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
+    """When an agent was started again, by its name."""
+    answered: dict[str, float] = field(default_factory=dict)
+    """When an agent last did what it was asked for, by its name."""
     number: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -139,6 +145,7 @@ class Drill:
                 one.node, "ADD", one.name, one.netns, one.reference, killed_after=killed_after
             )
             if answer.code == 0:
+                self.answered[f"dataplane-{one.node}"] = time.monotonic()
                 self.ledger.given(time.monotonic(), one.name, answer.addresses, one.owner)
                 return one
             assert answer.code in (LATER, -1), answer
@@ -176,6 +183,7 @@ class Drill:
             assert answer.code == LATER, answer
             assert time.monotonic() < end, (answer, self.world.tails())
             await asyncio.sleep(0.1)
+        self.answered[f"dataplane-{one.node}"] = time.monotonic()
 
     async def die(self, one: Container) -> None:
         """The pod's end, in one of the ways that runtimes have; its object goes last."""
@@ -236,10 +244,17 @@ class Drill:
         while not self.over.is_set():
             for victim in victims:
                 await asyncio.sleep(self.chance.uniform(0.5, 1.5) * every)
+                await self._answers(victim)
                 if self.over.is_set():
                     return
                 self.killed[victim] = self.killed.get(victim, 0) + 1
                 await self._kill(victim)
+
+    async def _answers(self, victim: str) -> None:
+        """Until a node's agent has done something since its last start: on a busy machine it would never come to it."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while self.answered.get(victim, 0.0) < self.started.get(victim, 0.0) and time.monotonic() < end:
+            await asyncio.sleep(0.05)
 
     async def _kill(self, victim: str) -> None:
         if victim == "nats":
@@ -251,6 +266,8 @@ class Drill:
             self.world.nats.start()
         else:
             self.world.start(victim)
+            if victim.startswith("dataplane-"):
+                self.started[victim] = time.monotonic()
 
     # --- the end ---
 

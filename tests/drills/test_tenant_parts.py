@@ -101,7 +101,7 @@ def test_visits_are_counted(cable: tuple[str, str]) -> None:
     enter = ["ip", "netns", "exec"]
     flows, visits = str(SCRIPT.parents[1] / "flows.py"), str(SCRIPT.with_name("visits.py"))
     serve = [*enter, cable[1], sys.executable, "-I", flows, "serve", "9444", *NEAR.values()]
-    visit = [*enter, cable[0], sys.executable, "-I", visits, "visit", "9444", "50", *FAR.values()]
+    visit = [*enter, cable[0], sys.executable, "-I", visits, "visit", "9444", "50", "4", *FAR.values()]
     resolve = [*enter, cable[0], sys.executable, "-I", visits, "resolve", FAR[4], "20", "known.test", "unknown.test"]
     with inside(cable[1]):
         names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -47,6 +47,10 @@ class Scale:
     """Seconds within which an attacker is named: a pod from its first packet on. The short one runs beside whatever
     else the machine does, and its listeners share the processors with 22 senders.
     """
+    patience: float
+    """Seconds within which a new connection is made: the first SYN may be lost and is sent again after one and after
+    three; where nothing runs for seconds, later.
+    """
     lost: float
     """Part of the datagrams that may be lost: queues of a machine whose processors are busy are nobody's promise. The
     short one runs beside whatever else the machine does, which has cost a tenth of them.
@@ -54,8 +58,12 @@ class Scale:
 
 
 EVERYTHING = ("relabel", "bombs", "policies", "services")
-SHORT = Scale(quiet=10, attack=22, packets=0.1, attacks=EVERYTHING, slower=8, allowance=3.0, named=20, lost=0.25)
-LONG = Scale(quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, allowance=0.0, named=10, lost=0.01)
+SHORT = Scale(
+    quiet=10, attack=22, packets=0.1, attacks=EVERYTHING, slower=8, allowance=3.0, named=20, patience=16.0, lost=0.25
+)
+LONG = Scale(
+    quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, allowance=0.0, named=10, patience=4.0, lost=0.01
+)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +77,7 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
     held = blocks(lab)
     with street(lab) as traffic, listening(lab) as heard:
         traffic.flowing()
-        with victim(traffic) as watched:
+        with victim(traffic, scale.patience) as watched:
             quiet = watched.enter("quiet")
             time.sleep(scale.quiet)
             attacked = watched.enter("under attack")

@@ -90,7 +90,7 @@ def share(values: list[float], part: float) -> float:
 class Victim:
     """See the module. Made by :func:`victim`; ``phase`` is what is being measured now."""
 
-    def __init__(self, traffic: Traffic, stack: ExitStack) -> None:
+    def __init__(self, traffic: Traffic, stack: ExitStack, patience: float) -> None:
         self.traffic, self.lab = traffic, traffic.lab
         self.namespace = traffic.space.namespace
         self.phase = Phase("before")
@@ -103,7 +103,7 @@ class Victim:
             stack.callback(program.close)
             return program
 
-        self.visitor = start("visit", str(PORT), str(CONNECTIONS), *server)
+        self.visitor = start("visit", str(PORT), str(CONNECTIONS), str(patience), *server)
         self.resolver = start("resolve", str(CLUSTER_DNS), str(LOOKUPS), *NAMES)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True)
@@ -258,9 +258,9 @@ def _is_ready(api: Api, namespace: str, name: str) -> bool:
 
 
 @contextmanager
-def victim(traffic: Traffic) -> Iterator[Victim]:
-    """All of it runs until the end."""
+def victim(traffic: Traffic, patience: float) -> Iterator[Victim]:
+    """All of it runs until the end; a new connection may take ``patience`` seconds."""
     with ExitStack() as stack:
-        made = Victim(traffic, stack)
+        made = Victim(traffic, stack, patience)
         stack.callback(made.close)
         yield made

@@ -3,8 +3,8 @@
 Run inside a pod's network namespace and commanded over stdin as ``flows.py`` is: each line of input is answered with
 one line of JSON, what was seen since the last; the end of input ends the program.
 
-    visits.py visit PORT PER_SECOND TARGET…   a new TCP connection each, a message there and back
-    visits.py resolve SERVER PER_SECOND NAME… a query from a fresh port each, asked three times as resolvers do
+    visits.py visit PORT PER_SECOND SECONDS TARGET…   a new TCP connection each, a message there and back in so long
+    visits.py resolve SERVER PER_SECOND NAME…   a query from a fresh port each, asked three times as resolvers do
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from typing import Any
 MESSAGE = struct.Struct("!IQ")
 KNOCK = 0xFFFF
 """The flow that ``flows.py`` answers and does not follow."""
-PATIENCE = 4.0
-"""Seconds for a connection: the first SYN may be lost and is sent again after one and after three."""
 TRIES, TRY_SECONDS = 3, 1.5
 
 
@@ -55,9 +53,9 @@ class Diary:
         return said
 
 
-async def visit(target: str, port: int) -> None:
-    """A connection, a message, its echo."""
-    async with asyncio.timeout(PATIENCE):
+async def visit(target: str, port: int, seconds: float) -> None:
+    """A connection, a message, its echo. Raises TimeoutError after so many seconds."""
+    async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(target, port)
         try:
             message = MESSAGE.pack(KNOCK, random.getrandbits(32))
@@ -103,11 +101,12 @@ async def main(arguments: list[str]) -> None:
     """See the module."""
     role, what, per_second, rest = arguments[0], arguments[1], float(arguments[2]), arguments[3:]
     diary = Diary()
+    seconds = float(rest.pop(0)) if role == "visit" else 0.0
 
     async def step(count: int) -> None:
         one = rest[count % len(rest)]
         if role == "visit":
-            await diary.note(f"connection to {one}", visit(one, int(what)))
+            await diary.note(f"connection to {one}", visit(one, int(what), seconds))
         else:
             await diary.note(f"name {one}", resolve(what, one))
 
