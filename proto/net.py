@@ -37,7 +37,7 @@ MAX_TEXT = 64
 """Longest text of an address or network that is parsed."""
 
 
-def host_port(host: object, port: int) -> str:
+def host_port(host: object, port: int | str) -> str:
     """``10.0.0.1:80`` or ``[fd00::1]:80``, of an address or a name (RFC 3986, 3.2.2)."""
     text = str(host)
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"

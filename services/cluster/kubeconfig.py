@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from chassis.faults import SettingsFault
+from proto.net import host_port
 
 VARIABLE = "AIRMESH_KUBECONFIG"
 MAX_FILE = 1 << 20
@@ -73,9 +74,8 @@ def find(path: Path | None, environ: Mapping[str, str] | None = None) -> Credent
     host, port = env.get("KUBERNETES_SERVICE_HOST"), env.get("KUBERNETES_SERVICE_PORT", "443")
     if not host or not (IN_CLUSTER / "token").exists():
         raise SettingsFault(VARIABLE, None, "set it to a kubeconfig, or run in a pod with a service account")
-    shown = f"[{host}]" if ":" in host else host
     return Credentials(
-        server=f"https://{shown}:{port}",
+        server=f"https://{host_port(host, port)}",
         authority=(IN_CLUSTER / "ca.crt").read_bytes(),
         token_file=IN_CLUSTER / "token",
     )
