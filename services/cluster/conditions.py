@@ -24,7 +24,7 @@ from proto.subjects import FINDING
 from services.cluster.core import conditions as core
 from services.cluster.core.cache import Cache
 from services.cluster.kube import Kube, Refusal
-from services.cluster.object_faults import speaker
+from services.cluster.speakers import speaker
 
 MANAGER = "airmesh-conditions"
 WRITES_A_SECOND = 20

@@ -16,14 +16,13 @@ from chassis.bus.view import Cursor
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
-from proto.codec import Malformed, decode_segment
 from proto.events import ObjectFault
-from proto.subjects import OBJECT_FAULT, speaker_of
+from proto.subjects import OBJECT_FAULT
 from services.cluster.core import object_faults as core
-from services.cluster.core.allowances import Speaker
 from services.cluster.core.cache import Cache
 from services.cluster.core.reports import rfc3339
 from services.cluster.kube import Kube, Refusal
+from services.cluster.speakers import speaker
 
 MANAGER = "airmesh-object-faults"
 WRITES_A_SECOND = 20
@@ -31,15 +30,6 @@ _GONE = (400, 403, 404, 422)
 """Refusals that stay: the namespace ends or is gone, or the API server does not take the words."""
 
 _HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by what became of them", ["outcome"])
-
-
-def speaker(subject: str, what: str) -> Speaker | None:
-    """Who said ``what`` (:func:`proto.subjects.speaker_of`) on a subject; None where no one key grants it."""
-    granted = speaker_of(subject, what)
-    try:
-        return granted and (granted[0], decode_segment(granted[1]) if granted[1] else "")
-    except Malformed:
-        return None
 
 
 class ObjectFaultReporter:
