@@ -28,6 +28,7 @@ from services.dataplane.datapath.tables import create
 from services.dataplane.monitor.ring import EventReader
 from tests.bpf import frames
 from tests.bpf.world import World
+from tests.cpu_time import least
 
 pytestmark = pytest.mark.privileged
 
@@ -145,9 +146,7 @@ class TestLayout:
 class TestBytecode:
     def test_second_load_compiles_nothing(self, cache: Path) -> None:
         Cache(cache).load()
-        started = time.process_time()
-        Cache(cache).load()
-        assert time.process_time() - started < 1, "a compilation takes ten times that of a processor"
+        assert least(2, Cache(cache).load) < 1, "a compilation takes ten times that of a processor"
 
     def test_damaged_cache_is_made_again(self, cache: Path, tmp_path: Path) -> None:
         whole = next(cache.glob("airmesh-*.msgpack"))

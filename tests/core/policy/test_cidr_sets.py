@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, ip_address
 from random import Random
@@ -21,6 +20,7 @@ from services.policy.core.graph import Graph, Held
 from services.policy.core.limits import Limits, Problem
 from services.policy.core.model import PolicyName
 from tests.core.policy.notation import namespace, pod
+from tests.cpu_time import least
 
 
 def naming(name: str, *blocks: IPBlock, created: int = 0) -> NetworkPolicy:
@@ -255,6 +255,4 @@ def test_a_large_policy_is_settled_well_within_a_lease(shape: str) -> None:
     if shape == "rules":
         rules = tuple(PolicyRule(peers=(Peer(ip_block=block),)) for block in blocks)
         policy = NetworkPolicy("attacker", "a", "u", Selector(), True, False, rules)
-    began = time.process_time()
-    graph_of(policy)
-    assert time.process_time() - began < 1.0
+    assert least(3, lambda: graph_of(policy)) < 1.0

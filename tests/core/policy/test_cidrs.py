@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from random import Random
@@ -22,6 +21,7 @@ from services.policy.core.cidrs import (
     partition,
     set_number,
 )
+from tests.cpu_time import least
 
 
 def block(text: str) -> IPBlock:
@@ -195,16 +195,6 @@ def test_cutting_costs_what_is_cut(areas: Callable[[int], list[Area]], many: int
     assert len(all_) >= len(large)
     assert least(2, lambda: partition(large)) < 50 * least(5, lambda: partition(small))
     assert least(2, lambda: numbers_within(all_, large)) < 50 * least(5, lambda: numbers_within(some, small))
-
-
-def least(calls: int, call: Callable[[], object]) -> float:
-    """Seconds of the processor that the quickest of a few calls took."""
-    took = []
-    for _ in range(calls):
-        began = time.process_time()
-        call()
-        took.append(time.process_time() - began)
-    return min(took)
 
 
 def test_overlap_beyond_its_bound_is_refused_in_time() -> None:
