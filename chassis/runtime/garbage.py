@@ -1,4 +1,6 @@
-"""The cyclic garbage collector, kept from stopping a service: a collection looks at what is new, not at all there is.
+"""The memory of a service: its cyclic garbage collector, kept from stopping it, and free pages, given back.
+
+A collection looks at what is new, not at all there is.
 
 CPython's oldest generation is collected each time that it has grown by a quarter, whole, and with it every thread
 stands still: 0.3 s of computing on a node with 66,000 Service ports, seconds beside busy neighbours, and no CNI call,
@@ -12,16 +14,22 @@ come to keep, not by how much it does, and few cycles that are still in use are 
 
 A cycle that dies there stays. Few do: what ends with a connection. They are looked for (:func:`thaw`) when the process
 has grown by :data:`GROWTH` since the last look, at most each :data:`LOOK_EVERY` seconds.
+
+glibc keeps what is freed: it gives back the end of its heap alone, and only where more is free there than the largest
+piece that was ever freed. A cluster's agents had 11 to 13 MB of free pages, and more each hour, after 5,000 pods. So
+they are given back each :data:`GIVE_BACK_EVERY` seconds, which takes less than a millisecond.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from functools import partial
 from operator import call
 from typing import Any
 
 LOOK_EVERY = 3600.0
+GIVE_BACK_EVERY = 60.0
 GROWTH = 0.25
 THRESHOLDS = (700, 5, 0)
 """Of ``gc.set_threshold``: the second generation is due each seventh time that 700 objects more were made than freed,
@@ -29,6 +37,8 @@ the oldest each second time that the second is. So it gets some 10,000 new objec
 """
 WORTH_FREEZING = 4096
 """Survivors of a full collection; fewer are visited again by the next one, at most 15,000 objects with the new ones."""
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", int)
 
 
 def freeze_survivors() -> None:
@@ -54,6 +64,11 @@ def _collect_all() -> int:
     since or not: without the second one it would wait for as many new objects.
     """
     return gc.collect() + gc.collect()
+
+
+def give_back_free_pages() -> None:
+    """Whole pages of the C heap in which nothing lives go back to the kernel (malloc_trim(3); musl has none)."""
+    _trim(0)
 
 
 def has_grown(resident: int, then: int) -> bool:

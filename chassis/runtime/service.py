@@ -282,6 +282,7 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
     runtime.bus.start()
     runtime.spawn("watch-loop", _watch(runtime, connected.set))
     runtime.spawn("garbage", _look_for_cycles(runtime.log))
+    runtime.spawn("free-pages", _give_back_free_pages())
     await build(runtime)
     await runtime.bus.serve_everyone(FINDINGS, DoctorRequest, runtime.standing.answer)
     runtime.spawn("standing-check", runtime.standing.run())
@@ -308,6 +309,12 @@ async def _look_for_cycles(log: Log) -> None:
             freed = garbage.thaw()
             then = resident_bytes()
             log.info("cycles-looked-for", freed=freed, rss_bytes=then)
+
+
+async def _give_back_free_pages() -> None:
+    while True:
+        await asyncio.sleep(garbage.GIVE_BACK_EVERY)
+        garbage.give_back_free_pages()
 
 
 async def _until_stopped(runtime: Runtime[S], stop: asyncio.Event) -> None:

@@ -65,6 +65,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="free-pages-are-kept",
+        file="chassis/runtime/service.py",
+        old="        garbage.give_back_free_pages()\n",
+        new="",
+        tests=("tests/shell/chassis/runtime/test_service.py",),
+    ),
+    Mutant(
         name="a-shorter-hold-hides-the-longest",
         file="chassis/telemetry/loop_holds.py",
         old="    if other.seconds > found.seconds:\n",

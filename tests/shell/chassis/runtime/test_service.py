@@ -23,6 +23,7 @@ from tests.natsd import NatsServer, free_port
 REPOSITORY = Path(__file__).resolve().parents[4]
 PROGRAM = """
 import asyncio, sys
+from chassis.runtime import garbage
 from chassis.runtime.service import main, Runtime
 from chassis.runtime.settings import BaseSettings
 
@@ -39,6 +40,11 @@ async def build(runtime):
     async def fails():
         await asyncio.sleep(0.1)
         raise OSError("the disk is gone")
+    async def frees():
+        pieces = [bytes(2000) for _ in range(40_000)]
+        kept.extend(pieces[::-20])
+        pieces.clear()
+        await asyncio.Event().wait()
     async def stands_on_what_goes():
         await gone.wait()
         raise RuntimeError("cannot schedule new futures after shutdown")
@@ -52,8 +58,12 @@ async def build(runtime):
     if what.startswith("deaf"):
         runtime.spawn("deaf", deaf())
         what = what.removeprefix("deaf-")
-    runtime.spawn("work", {"idle": idle, "fails": fails, "returns": returns, "stands": stands_on_what_goes}[what]())
+    works = {"idle": idle, "fails": fails, "returns": returns, "frees": frees, "stands": stands_on_what_goes}
+    runtime.spawn("work", works[what]())
 
+kept = []
+if sys.argv[1] == "frees":
+    garbage.GIVE_BACK_EVERY = 0.3
 raise SystemExit(main("dns", BaseSettings, build))
 """
 
@@ -202,6 +212,22 @@ def test_a_seed_that_others_may_read_is_refused(server: NatsServer, tmp_path: Pa
     code, lines = Service(tmp_path, server.environment("dns")).end()
     assert code == 1
     assert "chmod 600" in lines[-1]["error"]
+
+
+async def test_what_is_free_between_what_is_kept_is_given_back(nats_server: NatsServer, tmp_path: Path) -> None:
+    """80 MB in pieces, of which each twentieth is kept, the last one too."""
+    service = Service(tmp_path, nats_server.environment("dns"), "frees")
+    most, now = 0, 0
+    for _ in range(400):
+        status = Path(f"/proc/{service.process.pid}/status").read_text()
+        now = int(status.partition("RssAnon:")[2].split()[0]) >> 10
+        most = max(most, now)
+        if most - now > 50:
+            break
+        await asyncio.sleep(0.05)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end()[0] == 0
+    assert most - now > 50, f"MiB: {most}, and then {now}"
 
 
 async def test_an_idle_service_is_small(nats_server: NatsServer, tmp_path: Path) -> None:
