@@ -17,7 +17,8 @@ has grown by :data:`GROWTH` since the last look, at most each :data:`LOOK_EVERY`
 
 glibc keeps what is freed: it gives back the end of its heap alone, and only where more is free there than the largest
 piece that was ever freed. A cluster's agents had 11 to 13 MB of free pages, and more each hour, after 5,000 pods. So
-they are given back each :data:`GIVE_BACK_EVERY` seconds, which takes less than a millisecond.
+they are given back each :data:`GIVE_BACK_EVERY` seconds. It takes 0.15 ms for each MB that has become free,
+mostly less than a millisecond.
 """
 
 from __future__ import annotations
