@@ -72,6 +72,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_service.py",),
     ),
     Mutant(
+        name="an-arena-for-each-thread",
+        file="chassis/runtime/service.py",
+        old="    garbage.share_one_arena()\n",
+        new="",
+        tests=("tests/shell/chassis/runtime/test_service.py",),
+    ),
+    Mutant(
         name="a-shorter-hold-hides-the-longest",
         file="chassis/telemetry/loop_holds.py",
         old="    if other.seconds > found.seconds:\n",

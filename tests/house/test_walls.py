@@ -19,7 +19,11 @@ from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, parsed, wit
 LINT = Path(sys.executable).parent / "lint-imports"
 PYROUTE2_ROOMS = ("linux",)
 KERNEL_WORDS = {"AF_NETLINK", "setns", "unshare", "syscall"}
-LIBC_CALLS = {"services.dataplane.datapath.programs": "statfs(2)", "lab.cluster.down": "umount2(2)"}
+LIBC_CALLS = {
+    "chassis.runtime.garbage": "malloc_trim(3), mallopt(3)",
+    "services.dataplane.datapath.programs": "statfs(2)",
+    "lab.cluster.down": "umount2(2)",
+}
 """Module → the call of libc that Python lacks."""
 ADAPTERS = ("chassis.asyncio_internals", "chassis.bus.nats_internals")
 """Where private parts of a library are reached."""

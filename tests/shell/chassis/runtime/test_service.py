@@ -22,7 +22,7 @@ from tests.natsd import NatsServer, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, threading
 from chassis.runtime import garbage
 from chassis.runtime.service import main, Runtime
 from chassis.runtime.settings import BaseSettings
@@ -45,6 +45,14 @@ async def build(runtime):
         kept.extend(pieces[::-20])
         pieces.clear()
         await asyncio.Event().wait()
+    async def threads():
+        together = threading.Barrier(4)
+        def allocate():
+            kept.append([bytes(1000) for _ in range(100)])
+            together.wait()
+        await asyncio.gather(*(asyncio.to_thread(allocate) for _ in range(4)))
+        runtime.log.info("allocated")
+        await asyncio.Event().wait()
     async def stands_on_what_goes():
         await gone.wait()
         raise RuntimeError("cannot schedule new futures after shutdown")
@@ -58,7 +66,8 @@ async def build(runtime):
     if what.startswith("deaf"):
         runtime.spawn("deaf", deaf())
         what = what.removeprefix("deaf-")
-    works = {"idle": idle, "fails": fails, "returns": returns, "frees": frees, "stands": stands_on_what_goes}
+    works = {"idle": idle, "fails": fails, "returns": returns, "frees": frees, "threads": threads}
+    works["stands"] = stands_on_what_goes
     runtime.spawn("work", works[what]())
 
 kept = []
@@ -228,6 +237,20 @@ async def test_what_is_free_between_what_is_kept_is_given_back(nats_server: Nats
     service.process.send_signal(signal.SIGTERM)
     assert service.end()[0] == 0
     assert most - now > 50, f"MiB: {most}, and then {now}"
+
+
+async def test_threads_share_one_arena(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Any other begins at a multiple of 64 MiB (glibc, malloc/arena.c: HEAP_MAX_SIZE)."""
+    service = Service(tmp_path, nats_server.environment("dns"), "threads")
+    assert service.process.stderr is not None
+    assert any('"allocated"' in line for line in service.process.stderr)
+    maps = Path(f"/proc/{service.process.pid}/maps").read_text().splitlines()
+    begins = [
+        int(line.partition("-")[0], 16) for line in maps if line.split()[1:] == ["rw-p", "00000000", "00:00", "0"]
+    ]
+    service.process.send_signal(signal.SIGTERM)
+    assert service.end()[0] == 0
+    assert [hex(begin) for begin in begins if begin % (64 << 20) == 0] == []
 
 
 async def test_an_idle_service_is_small(nats_server: NatsServer, tmp_path: Path) -> None:
