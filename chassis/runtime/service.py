@@ -218,9 +218,9 @@ def main(name: str, settings: type[S], build: Callable[[Runtime[S]], Awaitable[N
         return 1
     log = Log(name, loaded.log_level)
     bridge_libraries(log)
+    garbage.share_one_arena()
     telemetry = Telemetry(name, loaded.instance or default_instance(name), os.environ)
     garbage.freeze_survivors()
-    garbage.share_one_arena()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(name, loaded, build, log, telemetry))

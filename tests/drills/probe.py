@@ -6,7 +6,6 @@ it is, and again after a full collection and after free pages of the C heap were
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -23,6 +22,8 @@ from itertools import chain
 from operator import call
 from pathlib import Path
 from typing import Any
+
+from chassis.runtime.garbage import give_back_free_pages
 
 FOLDER = "AIRMESH_PROBE"
 FEWER: Mapping[str, Mapping[str, Any]] = {"chassis.telemetry.ring": {"MOST_SPANS": 8}}
@@ -87,7 +88,7 @@ def _resident() -> int:
 def _look() -> dict[str, object]:
     rss = _resident()
     gc.collect()  # as the service does: cycles that died after they were frozen are counted
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_free_pages()
     held, blocks = _resident(), sys.getallocatedblocks()
     gc.unfreeze()
     types = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in _types())

@@ -241,7 +241,8 @@ async def test_what_is_free_between_what_is_kept_is_given_back(nats_server: Nats
 
 async def test_threads_share_one_arena(nats_server: NatsServer, tmp_path: Path) -> None:
     """Any other begins at a multiple of 64 MiB (glibc, malloc/arena.c: HEAP_MAX_SIZE)."""
-    service = Service(tmp_path, nats_server.environment("dns"), "threads")
+    exports = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}  # by threads of their own
+    service = Service(tmp_path, {**nats_server.environment("dns"), **exports}, "threads")
     assert service.process.stderr is not None
     assert any('"allocated"' in line for line in service.process.stderr)
     maps = Path(f"/proc/{service.process.pid}/maps").read_text().splitlines()
