@@ -1,10 +1,11 @@
 """Round trips, connections, throughput and packets by each model of routing, beside the kernel's routing and VXLAN.
 
-    python -m bench.models [ROUNDS] [SECONDS]      (some eight minutes on a quiet machine)
+    python -m bench.models [ROUNDS] [SECONDS]      (some ten minutes on a quiet machine)
 
 One pair of pods, isolated by a policy that allows what is measured; between two measurements of ours the pools are
 edited, as a person would, and the model is measured when both nodes' routes are its own and the pods' links have its
-MTU. Every round measures all ways; each begins with another one. Only models that this release serves are measured.
+MTU. Beside them stand pairs of nodes whose programs decide nothing: what no model gets below. Every round measures all
+ways; each begins with another one. Only models that this release serves are measured.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from bench.first.datapath import ask, prove_guarded, serve
 from bench.first.figures import Summary
 from bench.first.ground import Ends
 from bench.first.stage import Stage, stage
+from bench.models.floor import floor
 from bench.models.ground import kernel_vxlan
-from bench.models.report import HOST_GW, IPIP, KERNEL, KERNEL_VXLAN, VXLAN, WIREGUARD, figures_of, report
+from bench.models.report import FLOORS, HOST_GW, IPIP, KERNEL, KERNEL_VXLAN, VXLAN, WIREGUARD, figures_of, report
 from kit.models import SERVED
 from lab.cluster import models
 from lab.tour.ways import addresses_of, model_of
@@ -55,8 +57,9 @@ def change(on: Stage, ends: Ends, model: str) -> None:
 def measure(on: Stage, rounds: int, seconds: float) -> str:
     """The tables."""
     mesh, plain, flannel = ground.mesh(on), ground.kernel(on), kernel_vxlan(on, 3)
+    floors = {name: floor(on, 5 + 2 * index, model) for index, (model, name) in enumerate(FLOORS.items())}
     prove_guarded(on, mesh)
-    for ends in (mesh, plain, flannel):
+    for ends in (mesh, plain, flannel, *floors.values()):
         serve(on, ends)
     on.run(["sleep", "0.5"])
     ours = [model for model in (HOST_GW, VXLAN, IPIP, WIREGUARD) if model in SERVED]
@@ -69,6 +72,7 @@ def measure(on: Stage, rounds: int, seconds: float) -> str:
         return act
 
     ways: list[tuple[str, Callable[[], Ends]]] = [(KERNEL, lambda: plain), (KERNEL_VXLAN, lambda: flannel)]
+    ways += [(name, lambda ends=ends: ends) for name, ends in floors.items()]  # type: ignore[misc]
     ways += [(model, prepare(model)) for model in ours]
     results: dict[tuple[str, str, str], list[Summary]] = {}
     for number in range(rounds):
