@@ -38,7 +38,7 @@ test: setup style ## the whole test suite (what CI runs)
 
 FOCUS ?= \[sig-network\].*\[Conformance\]
 SKIP ?=
-e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
+e2e: setup $(if $(filter pods,$(INSTALL)),images) ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
 	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 

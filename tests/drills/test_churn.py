@@ -24,7 +24,7 @@ LEFT = ROUNDS * PODS * 2 // 3
 """Blocks more than which something stays: a string that is kept of each pod is one block for each; some hundred more or
 less are those of messages on their way.
 """
-LOOKS = 10
+LOOKS = 30
 """Work that is under way at one look is over at another; what stays is there at each."""
 GROWTH = 2 << 20
 """Bytes of resident memory."""

@@ -7,6 +7,8 @@ Agents are processes of the lab or, with `AIRMESH_TEST_LAB` of a lab whose agent
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -39,7 +41,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.uncontended]
 
 AWAITED = "has not reached this node's watch yet"
 READY_SECONDS = 4.0
-"""An agent is ready when its views are, not at its next full pass (5 s). The best turn counts: machines are busy."""
+"""An agent is ready when its views are, not at its next full pass (5 s). The best turn counts; twice what the
+machine takes then to start an interpreter with the agents' modules comes on top: machines are busy.
+"""
 NATS_MB = 6
 """MiB by which what a server holds may grow. A killed agent's consumers, 0.9 MB for the two of a node, go when their
 reader has been away for ``INACTIVE``; what was not collected is no leak, so pages (VmRSS) say little.
@@ -233,6 +237,14 @@ def _ready(lab: Lab, name: str) -> bool:
     return False
 
 
+def _start_seconds() -> float:
+    """What an interpreter with the modules of both agents takes to start."""
+    began = time.monotonic()
+    importing = "import services.routing.app, services.dataplane.app"
+    subprocess.run([sys.executable, "-c", importing], check=True, timeout=60)
+    return time.monotonic() - began
+
+
 def _descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
@@ -265,13 +277,14 @@ def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times
     memory = {name: _memory(lab.pid(name)) for name in (*names, *others)}
     took = []
     for attempt in range(times):
+        allowed = READY_SECONDS + 2 * _start_seconds()
         began = time.monotonic()
         for name in names:
             restart(lab, name, killed=attempt % 2 == 0)
         for name in names:
             lab.until(f"{name} is ready", lambda name=name: _ready(lab, name))  # type: ignore[misc]
-        took.append(time.monotonic() - began)
-    assert lab.pods or min(took) < READY_SECONDS, took  # a kubelet starts what ends often after 5 s
+        took.append((time.monotonic() - began, allowed))
+    assert lab.pods or any(one < most for one, most in took), took  # a kubelet starts what ends often after 5 s
     well(lab)
     traffic.unbroken()
     assert left(lab, "n3") == remaining

@@ -14,7 +14,7 @@ import pytest
 
 from services.routing.core.bfd.bgp import Consequence, consequence
 from services.routing.core.bfd.packet import ControlPacket, Diagnostic, Discard, State, write_packet
-from services.routing.core.bfd.session import Failure
+from services.routing.core.bfd.session import Failure, Settings
 from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import why_not_up
 from tests.netns.routing.bfd.ends import FAST, KEYS, OWN, PEER, Agent, Bird, Wire, send_from, until
@@ -22,12 +22,14 @@ from tests.netns.routing.conftest import Netns
 
 pytestmark = pytest.mark.privileged
 BOTH = dict.fromkeys(KEYS.values(), FAST)
+PATIENT = Settings(transmit_us=300_000, receive_us=300_000, multiplier=20)
+"""Whoever keeps the machine busy ends no such session: BIRD waits for six seconds, this side for one."""
 
 
-async def up(agent: Agent, bird: Bird) -> None:
+async def up(agent: Agent, bird: Bird, settings: Settings = FAST) -> None:
     """Sessions of both families, as both ends see them."""
     bird.start()
-    agent.start(BOTH)
+    agent.start(dict.fromkeys(BOTH, settings))
     await agent.up(*BOTH)
     await until(lambda: all(bird.state(family) == "Up" for family in KEYS), "BIRD says Up")
 
@@ -226,7 +228,7 @@ async def test_a_link_local_peer(agent: Agent, bird: Bird, nodes: tuple[Netns, N
 
 async def test_what_came_through_a_router_is_not_heard(agent: Agent, bird: Bird, nodes: tuple[Netns, Netns]) -> None:
     """A packet that would end the session, but for its TTL."""
-    await up(agent, bird)
+    await up(agent, bird, PATIENT)
     for family, key in KEYS.items():
         ending = ControlPacket(
             state=State.DOWN,
