@@ -29,6 +29,15 @@ AM_INLINE u32 am_csum_fold(u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/* The sum of an IPv4 header without options. */
+AM_INLINE u32 am_csum_ip4(const void *header)
+{
+	const u32 *word = header;
+	u64 sum = (u64)word[0] + word[1] + word[2] + word[3] + word[4];
+
+	return am_csum_add(sum, sum >> 32);
+}
+
 /* A transport checksum after a change of the addresses that it covers. Older kernels know nothing of the IPv6 flag. */
 AM_INLINE long am_csum_replace_pseudo(struct __sk_buff *skb, u32 at, u32 diff, u64 flags, u8 family)
 {

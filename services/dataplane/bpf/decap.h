@@ -84,19 +84,26 @@ AM_INLINE __be16 am_inner_type(struct __sk_buff *skb, struct am_work *w, u32 vni
 	return vxlan->type == AM_ETH_IP || vxlan->type == AM_ETH_IP6 ? vxlan->type : 0;
 }
 
-/* The inner packet's ECN field, given the outer one's (RFC 6040, figure 4). Nonzero: it must be dropped. */
+/*
+ * The inner packet's ECN field, given the outer one's (RFC 6040, figure 4), of which Not-ECT and ECT(0) change nothing.
+ * Nonzero: it must be dropped.
+ */
 AM_INLINE int am_join_ecn(struct __sk_buff *skb, u8 family, u8 outer)
 {
-	int tos = am_read_tos(skb, family);
-	u8 inner = tos & 3, becomes = inner, octet;
+	u8 inner, becomes, octet;
+	int tos;
 
+	if (!(outer & AM_ECN_ECT1)) /* nor CE, which has that bit too */
+		return 0;
+	tos = am_read_tos(skb, family);
 	if (tos < 0)
 		return -1;
+	becomes = inner = tos & 3;
 	if (outer == AM_ECN_CE) {
 		if (!inner)
 			return -1;
 		becomes = AM_ECN_CE;
-	} else if (outer == AM_ECN_ECT1 && inner == AM_ECN_ECT0) {
+	} else if (inner == AM_ECN_ECT0) {
 		becomes = AM_ECN_ECT1;
 	}
 	if (becomes == inner)
@@ -147,8 +154,9 @@ AM_INLINE long am_pop_outer(struct __sk_buff *skb, struct am_work *w)
 	u8 is6 = w->arrived.type == AM_ETH_IP6;
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 
-	if (is6 != (w->packet.family == 6)) /* older kernels know nothing of these flags */
-		flags |= is6 ? AM_F_DECAP_IPV6 : AM_F_DECAP_IPV4;
+	if (is6 == (w->packet.family == 6)) /* the Ethernet type is right as it is */
+		return bpf_skb_adjust_room(skb, -(int)w->arrived.skip, BPF_ADJ_ROOM_MAC, flags);
+	flags |= is6 ? AM_F_DECAP_IPV6 : AM_F_DECAP_IPV4; /* older kernels know nothing of these flags */
 	if (bpf_skb_adjust_room(skb, -(int)w->arrived.skip, BPF_ADJ_ROOM_MAC, flags))
 		return -1;
 	return bpf_skb_store_bytes(skb, 12, &w->arrived.type, 2, 0);

@@ -163,7 +163,7 @@ AM_INLINE long am_push_ip4(struct __sk_buff *skb, struct am_work *w, const struc
 	ip->check = 0;
 	ip->source = tunnel->local.word[3];
 	ip->destination = w->remote.word[3];
-	ip->check = ~am_csum_fold(bpf_csum_diff(0, 0, (void *)ip, sizeof(*ip), 0));
+	ip->check = ~am_csum_fold(am_csum_ip4(ip));
 	w->tunnel_head.type = AM_ETH_IP;
 	if (!is_vxlan) {
 		if (am_make_room(skb, sizeof(*ip), flags))
