@@ -72,6 +72,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_service.py",),
     ),
     Mutant(
+        name="a-server-remembers-every-connection",
+        file="chassis/bus/nats_config.py",
+        old="max_closed_clients: {MAX_CLOSED}",
+        new="max_closed_clients: {100 * MAX_CLOSED}",
+        tests=("tests/shell/chassis/bus/test_closed_connections.py",),
+    ),
+    Mutant(
         name="an-arena-for-each-thread",
         file="chassis/runtime/service.py",
         old="    garbage.share_one_arena()\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -91,9 +92,13 @@ class Siege:
     def ended(self, sender: Sender, process: subprocess.Popen[str]) -> None:
         """Ends a sender, and takes down how it fared: one that ended before its time said why."""
         what = f"{sender.where} {' '.join(sender.words)} at {sender.rate}/s"
-        if process.poll() is None:
+        lives = process.poll() is None
+        if lives:
             process.terminate()
         said, wrong = process.communicate(timeout=10)
+        if lives and process.returncode == -signal.SIGTERM:
+            self.sent.append(f"had not begun: {what}")
+            return
         if process.returncode:
             self.sent.append(f"ENDED: {what}: {wrong.strip()[-300:]}")
             return
