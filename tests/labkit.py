@@ -34,7 +34,7 @@ from tests.agent_logs import LOGS
 NAME = f"test{crc32(os.fsencode(SOURCE)):08x}"
 OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
 _UP_SECONDS = 900
-_DOWN_SECONDS = 120
+_DOWN_SECONDS = 360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,10 @@ _ROUNDS = 40
 _PAUSE_SECONDS = 0.1
 _MNT_DETACH = 2
 _FREED_LATER = {"map", "prog", "link", "cgroup"}
+_FREED_SECONDS = 240.0
+"""A program of a cgroup goes with the last socket that was made there: one whose connection was cut off under an attack
+has been seen to send its last bytes again for two minutes, as TCP does.
+"""
 _FIRST = ("supervisor", "dataplane", "routing")
 
 
@@ -110,19 +114,22 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
         if str(shared) not in taken:
             with contextlib.suppress(OSError):
                 shared.rmdir()  # refuses one that is not empty
-    left = _settled(where, known)
+    left = _settled(where, known, say)
     say(f"lab {where.lab}: " + (f"{len(left)} things are left" if left else "nothing is left"))
     return left
 
 
-def _settled(where: Paths, known: Known) -> list[Leftover]:
+def _settled(where: Paths, known: Known, say: Callable[[str], None]) -> list[Leftover]:
     """What is left once the kernel had a moment: it frees maps and namespaces after their last user, not with it."""
-    left = looking.find(where, known)
-    for _ in range(_ROUNDS):
-        if not left or not all(one.kind in _FREED_LATER for one in left):
+    begun = reported = time.monotonic()
+    while (left := looking.find(where, known)) and all(one.kind in _FREED_LATER for one in left):
+        now = time.monotonic()
+        if now > begun + _FREED_SECONDS:
             break
+        if now > reported + 10:
+            reported = now
+            say(f"the kernel has yet to free {len(left)} things of connections that were cut off")
         time.sleep(_PAUSE_SECONDS)
-        left = looking.find(where, known)
     return left
 
 

@@ -89,7 +89,7 @@ def fitted(scale: Scale) -> Scale:
 @pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(SHORT, id="short", marks=pytest.mark.timeout(240)),
+        pytest.param(SHORT, id="short", marks=pytest.mark.timeout(480)),
         pytest.param(LONG, id="ten-minutes", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

@@ -322,7 +322,10 @@ def test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goe
             elsewhere.kill()
 
 
-def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where: Paths) -> None:
+def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(
+    where: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(down, "_FREED_SECONDS", 2.0)
     bpffs = where.node("n1").bpffs
     bpffs.mkdir(parents=True)
     namespaces.run(["mount", "-t", "bpf", "bpf", str(bpffs)])
