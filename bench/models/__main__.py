@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bench.first import ground
 from bench.first.datapath import ask, prove_guarded, serve
@@ -72,7 +73,7 @@ def measure(on: Stage, rounds: int, seconds: float) -> str:
         return act
 
     ways: list[tuple[str, Callable[[], Ends]]] = [(KERNEL, lambda: plain), (KERNEL_VXLAN, lambda: flannel)]
-    ways += [(name, lambda ends=ends: ends) for name, ends in floors.items()]  # type: ignore[misc]
+    ways += [(name, partial(floors.__getitem__, name)) for name in floors]
     ways += [(model, prepare(model)) for model in ours]
     results: dict[tuple[str, str, str], list[Summary]] = {}
     for number in range(rounds):

@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import struct
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench.first import ground
 from bench.first.ground import Ends
 from bench.first.stage import Stage
+from kit.models import HOST_GW, IPIP, VXLAN
 from lab.cluster import namespaces
 from linux import bpf, netns
 from linux.bpf import AttachKind, ProgramKind
 from services.dataplane.datapath.compile import compile_source
 
 SOURCE = Path(__file__).with_name("floor.c")
-OVERHEAD = {"host-gw": 0, "vxlan": 50, "ipip": 20}
+OVERHEAD = {model.name: model.overhead[4] for model in (HOST_GW, VXLAN, IPIP)}
 MTU = 1500
 VXLAN_PORT, SOURCE_PORT = 4789, 40000
 
@@ -47,9 +49,9 @@ def outer(model: str, number: int, other: int) -> tuple[bytes, dict[str, object]
     """What stands between a frame's Ethernet header and the packet, lengths and checksum 0, and the macros that say how
     to complete it. Sources: RFC 791, RFC 7348, RFC 2003.
     """
-    if model == "host-gw":
+    if model == HOST_GW.name:
         return b"", {}
-    vxlan = model == "vxlan"
+    vxlan = model == VXLAN.name
     ends = (IPv4Address(f"172.30.0.{100 + one}").packed for one in (number, other))
     header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 17 if vxlan else 4, 0, *ends)
     # As the program reads it: words in the machine's own order.
@@ -80,6 +82,6 @@ def _attach(on: Stage, node: str, macros: dict[str, object], hooks: dict[str, in
                 program = bpf.program_load(ProgramKind.SCHED_CLS, programs[name].code, name=f"floor_{name}")
                 link = bpf.link_create(program, ifindex, AttachKind.TCX_INGRESS)
                 os.close(program)
-                on.finally_(lambda link=link: os.close(link))  # type: ignore[misc]
+                on.finally_(partial(os.close, link))
     finally:
         os.close(opened)

@@ -115,6 +115,8 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
         report = _report(lab, heard, made, [quiet, attacked])
         faults = [*_broken(scale.lost, quiet, attacked), *_slow(quiet, attacked, scale), *_unnamed(heard, made, scale)]
         faults += _stolen(lab, made, held)
+        if scale is LONG:  # on a busy machine the last of the short one's senders may still be starting
+            faults += [line for line in made.sent if line.startswith("had not begun")]
     if faults:
         pytest.fail("\n".join(["", *(f"- {fault}" for fault in faults), "", report]), pytrace=False)
     print(report)

@@ -77,7 +77,7 @@ AM_INLINE long am_write_too_big(struct __sk_buff *skb, const struct am_packet *p
 		ip->protocol = AM_ICMP;
 		ip->source = am_work_of(p)->outer[0].word[3];
 		ip->destination = p->source.word[3];
-		ip->check = ~am_csum_fold(bpf_csum_diff(0, 0, (void *)ip, sizeof(*ip), 0));
+		ip->check = ~am_csum_fold(am_csum_ip4(ip));
 		icmp->type = 3;
 		icmp->code = 4;
 		icmp->mtu = bpf_htonl(mtu);

@@ -93,7 +93,7 @@ AM_INLINE int am_join_ecn(struct __sk_buff *skb, u8 family, u8 outer)
 	u8 inner, becomes, octet;
 	int tos;
 
-	if (!(outer & AM_ECN_ECT1)) /* nor CE, which has that bit too */
+	if (!(outer & AM_ECN_ECT1)) /* CE has this bit, too */
 		return 0;
 	tos = am_read_tos(skb, family);
 	if (tos < 0)
