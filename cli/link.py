@@ -40,6 +40,7 @@ from chassis.bus.nats_internals import unread
 from chassis.bus.tail import change_of, positions
 from chassis.faults import Fault
 from chassis.secret import Secret
+from cli.backlog import Backlog
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
@@ -65,7 +66,7 @@ ATTEMPTS = 3
 _MOST_WORDS = 16_384
 _ONE_SECOND = struct.pack("ll", 1, 0)
 _HOLD = 10_000
-"""Messages that may wait for a slow terminal before the oldest are given up."""
+"""Answers that may wait for a slow terminal before the newest are refused (their numbers tell)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,21 +438,18 @@ class Link:
         if not self._client.is_connected:
             raise _ended() from None
 
-    async def listen(self, subject: str, begun: Callable[[], None]) -> AsyncIterator[Msg]:
-        """Messages as they come, for ever; ``begun`` is called when the server has heard of us.
+    async def listen(self, subject: str, begun: Callable[[], None], lost: Callable[[int], None]) -> AsyncIterator[Msg]:
+        """Messages as they come, for ever; ``begun`` is called when the server has heard of us, ``lost`` with how many
+        were given up since newer ones came (``cli.backlog``).
 
         Raises :class:`Unreachable` when the connection ends, :class:`Declined` when the server forbids the subject.
         """
-        subscription = await self._client.subscribe(subject, pending_msgs_limit=_HOLD)
+        backlog = Backlog[Msg]()
+        await self._client.subscribe(subject, cb=backlog.put)
         await self._client.flush(2)
         begun()
-        while True:
-            try:
-                yield await subscription.next_msg(1.0)
-            except (nats.errors.TimeoutError, TimeoutError):
-                self._check(f"listen to {subject}")
-            except (nats.errors.Error, OSError) as error:
-                raise _ended() from error
+        async for message in backlog.follow(lambda: self._check(f"listen to {subject}"), lost):
+            yield message
 
 
 def _words_before_the_reset(url: str) -> bytes:

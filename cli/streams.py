@@ -167,11 +167,17 @@ def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]
     settings = load(os.environ)
     page = show.console()
 
+    def begun() -> None:
+        click.echo(f"listening on {subject}", err=True)
+
+    def lost(count: int) -> None:
+        _note([f"{count} messages are left out: more come than can be shown"])
+
     async def follow() -> None:
         async with Link(settings) as link:
             try:
                 async with asyncio.timeout(seconds):
-                    async for message in link.listen(subject, lambda: click.echo(f"listening on {subject}", err=True)):
+                    async for message in link.listen(subject, begun, lost):
                         try:
                             _print(page, shown(message))
                         except Malformed as error:

@@ -79,6 +79,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/bus/test_closed_connections.py",),
     ),
     Mutant(
+        name="a-slow-terminal-shows-what-was",
+        file="cli/backlog.py",
+        old="        if len(self._waiting) == MOST:\n            self._give_up()\n",
+        new="        if len(self._waiting) == MOST:\n            self._lost += 1\n            return\n",
+        tests=("tests/core/cli/test_backlog.py",),
+    ),
+    Mutant(
         name="an-arena-for-each-thread",
         file="chassis/runtime/service.py",
         old="    garbage.share_one_arena()\n",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.labkit import Lab
 
+STAMP = Path(__file__).with_name("stamp.py")
 MOST = 50_000
 """Lines kept of each stream; the oldest go."""
 
@@ -24,7 +26,7 @@ class Received:
     """One line of `airmesh events` or `airmesh flows`."""
 
     at: float
-    """By the wall clock, when it was read here."""
+    """By the wall clock, when it was printed."""
     text: str
 
     def __str__(self) -> str:
@@ -32,25 +34,49 @@ class Received:
 
 
 @dataclass(slots=True)
+class Stream:
+    """What one command printed, as :mod:`tests.drills.tenants.stamp` keeps it in a file."""
+
+    file: Path
+    lines: deque[Received] = field(default_factory=lambda: deque(maxlen=MOST))
+    first: dict[str, Received] = field(default_factory=dict)
+    """The first line of each kind (:func:`_flow`): it may have left ``lines``."""
+    read: int = 0
+    """Octets of the file."""
+
+    def now(self) -> deque[Received]:
+        """The lines up to this moment."""
+        with self.file.open("rb") as written:
+            written.seek(self.read)
+            whole = written.read().rpartition(b"\n")[0]
+        for line in whole.decode().splitlines() if whole else ():
+            at, _, text = line.partition(" ")
+            received = Received(float(at), text)
+            self.lines.append(received)
+            if len(self.first) < MOST:
+                self.first.setdefault(_flow(text), received)
+        self.read += len(whole) + (1 if whole else 0)
+        return self.lines
+
+
+@dataclass(slots=True)
 class Heard:
     """Both streams, which go on while they are asked. Made by :func:`listening`."""
 
-    events: deque[Received] = field(default_factory=lambda: deque(maxlen=MOST))
-    drops: deque[Received] = field(default_factory=lambda: deque(maxlen=MOST))
-    first: dict[str, Received] = field(default_factory=dict)
-    """The first drop of each kind (:func:`_flow`): it may have left ``drops``."""
+    events: Stream
+    drops: Stream
 
     def naming(self, *words: str, since: float, drops: bool = False) -> Received | None:
         """The first line since then that has all the words."""
-        lines = [*self.events.copy(), *((*self.first.copy().values(), *self.drops.copy()) if drops else ())]
+        lines = [*self.events.now(), *((*self.drops.now(), *self.drops.first.values()) if drops else ())]
         found = (one for one in lines if one.at >= since and all(word in one.text for word in words))
         return min(found, key=lambda one: one.at, default=None)
 
     def near(self, at: float, before: float = 5.0, after: float = 1.0) -> str:
         """The events of that moment, and the drops in short."""
-        lines = [str(one) for one in self.events.copy() if at - before <= one.at <= at + after]
+        lines = [str(one) for one in self.events.now() if at - before <= one.at <= at + after]
         dropped: dict[str, int] = {}
-        for one in self.drops.copy():
+        for one in self.drops.now():
             if at - before <= one.at <= at + after:
                 flow = _flow(one.text)
                 dropped[flow] = dropped.get(flow, 0) + 1
@@ -71,33 +97,37 @@ def _flow(text: str) -> str:
 @contextmanager
 def listening(lab: Lab) -> Iterator[Heard]:
     """Follow both streams until the end."""
-    heard = Heard()
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONUNBUFFERED": "1",
         **lab.observer,
     }
-    followers = []
-    for into, words in ((heard.events, ("events", "--follow")), (heard.drops, ("flows", "--follow", "--dropped"))):
-        first = heard.first if into is heard.drops else {}
-        argv = [sys.executable, "-m", "cli", *words, "--output", "json"]
-        follower = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
-        threading.Thread(target=_read, args=(follower, into, first), daemon=True).start()
-        followers.append(follower)
-    try:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        heard = Heard(Stream(folder / "events"), Stream(folder / "drops"))
+        followers = [
+            stack.enter_context(_following(stream.file, words, environment))
+            for stream, words in (
+                (heard.events, ("events", "--follow")),
+                (heard.drops, ("flows", "--follow", "--dropped")),
+            )
+        ]
         time.sleep(1.5)  # both are connected, or have said why not
         assert all(follower.poll() is None for follower in followers), "airmesh events or flows ended at once"
         yield heard
-    finally:
-        for follower in followers:
+
+
+@contextmanager
+def _following(file: Path, words: tuple[str, ...], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-m", "cli", *words, "--output", "json"]
+    stamp = [sys.executable, "-I", str(STAMP)]
+    with (
+        file.open("wb") as written,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment) as follower,
+        subprocess.Popen(stamp, stdin=follower.stdout, stdout=written),
+    ):
+        try:
+            yield follower
+        finally:
             follower.terminate()
             follower.wait(10)
-
-
-def _read(follower: subprocess.Popen[str], into: deque[Received], first: dict[str, Received]) -> None:
-    assert follower.stdout is not None
-    for line in follower.stdout:
-        received = Received(time.time(), line.rstrip())
-        into.append(received)
-        if len(first) < MOST:
-            first.setdefault(_flow(received.text), received)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -482,6 +483,31 @@ class TestStreams:
         await running.communicate()
         assert (line["destination_name"], line["reason"]) == ("prod/db-0", "POLICY_DENIED")
         assert line["policies"] == ["prod/default-deny"]
+
+    async def test_who_reads_slowly_sees_the_newest_and_how_many_are_left_out(
+        self, nats_server: NatsServer, bus_for: BusFor
+    ) -> None:
+        sent = 15_000
+        packets = (await bus_for("dataplane", "n1")).connection.client()
+        running = await self.follow(environment(nats_server), "flows", "--follow", "--output", "json")
+        for number in range(sent):
+            body = codec.encode(msgspec.structs.replace(FLOW, time_ns=number))
+            await packets.publish(subjects.flow_subject("n1", "dropped"), body)
+            if number % 500 == 0:
+                await packets.flush()  # nobody reads meanwhile: its pipe is full, then its socket
+        await packets.flush()
+        assert running.stdout is not None
+        shown = 0
+        async with asyncio.timeout(30):
+            async for line in running.stdout:
+                shown += 1
+                if json.loads(line)["time_ns"] == sent - 1:
+                    break
+        running.send_signal(signal.SIGINT)
+        _, err = await running.communicate()
+        left_out = [int(said.split()[1]) for said in err.decode().splitlines() if "left out" in said]
+        assert left_out
+        assert shown + sum(left_out) == sent
 
     async def test_events_are_followed(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         packets = await bus_for("dataplane", "n1")
