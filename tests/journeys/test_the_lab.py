@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lab.cluster import leftovers, node
 from lab.paths import SOURCE
+from tests.drills.traffic import pid_in_pod
 from tests.labkit import Lab
+from tests.pki import Authority
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged]
 
@@ -160,3 +163,38 @@ def test_up_on_a_lab_that_is_up_says_so_quickly(lab: Lab) -> None:
     assert "is up already" in done.stdout
     assert done.returncode == 0
     assert time.monotonic() - born < 3
+
+
+AGGREGATED = """
+apiVersion: v1
+kind: Service
+metadata: {name: aggregated, namespace: default}
+spec: {selector: {app: here}, ports: [{port: 443, targetPort: 8443}]}
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.drill.airmesh.io}
+spec:
+  group: drill.airmesh.io
+  version: v1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {name: aggregated, namespace: default}
+"""
+
+
+def test_an_aggregated_api_is_asked_at_its_pods(lab: Lab, two: dict[str, list[str]], tmp_path: Path) -> None:
+    """The API server is on no node and knows no Service: it goes to the endpoints (`--enable-aggregator-routing`)."""
+    certificate = Authority(tmp_path / "authority").sign(tmp_path / "tls")
+    enter = ["nsenter", f"--net=/proc/{pid_in_pod(lab.get('pod', 'here'))}/ns/net", "--"]
+    program = [sys.executable, "-I", str(Path(__file__).with_name("aggregated.py"))]
+    with subprocess.Popen([*enter, *program, "drill.airmesh.io/v1", "8443", str(certificate)]) as server:
+        try:
+            lab.apply(AGGREGATED)
+            lab.kubectl("wait", "--for=condition=Available", "--timeout=60s", "apiservice/v1.drill.airmesh.io")
+            said = json.loads(lab.kubectl("get", "--raw", "/apis/drill.airmesh.io/v1"))
+        finally:
+            lab.kubectl("delete", "apiservice/v1.drill.airmesh.io", "service/aggregated", "--wait=false")
+            server.terminate()
+    assert said["groupVersion"] == "drill.airmesh.io/v1"
