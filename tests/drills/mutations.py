@@ -86,6 +86,20 @@ CHASSIS = (
         tests=("tests/core/cli/test_backlog.py",),
     ),
     Mutant(
+        name="gc-reads-the-journal-alone",
+        file="services/dataplane/cni/verbs.py",
+        old="        unrecorded = await self._attacher.unrecorded()\n",
+        new="        unrecorded = frozenset()\n",
+        tests=("tests/netns/dataplane/endpoint/test_pods.py",),
+    ),
+    Mutant(
+        name="a-link-without-a-record-stays",
+        file="services/dataplane/endpoint/reconciler.py",
+        old="        await self._sweep_unrecorded(found)\n",
+        new="",
+        tests=("tests/netns/dataplane/endpoint/test_pods.py",),
+    ),
+    Mutant(
         name="an-arena-for-each-thread",
         file="chassis/runtime/service.py",
         old="    garbage.share_one_arena()\n",

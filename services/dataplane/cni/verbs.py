@@ -1,8 +1,8 @@
 """Which part of the agent answers which verb of CNI.
 
 Owns STATUS and GC; ADD, CHECK and DEL are ``attach``'s. Promises: STATUS is 0 only when an ADD could succeed; GC undoes
-what two lists, a grace apart, both lack, goes on after a failure and names all of them; while the agent stops, ADD says
-"try again later" and DEL goes on working.
+what two lists, a grace apart, both lack (be it in the address journal or in the kernel alone), goes on after a failure
+and names all of them; while the agent stops, ADD says "try again later" and DEL goes on working.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Verbs:
         if request.valid is None:
             return b""  # no list is not an empty list
         failures = []
-        ripe = self._journal.collect(set(request.valid), listed_at=self._journal.now(), grace=self._grace)
+        listed_at = self._journal.now()
+        unrecorded = await self._attacher.unrecorded()
+        ripe = self._journal.collect(set(request.valid), unrecorded, listed_at=listed_at, grace=self._grace)
         for container, interface in ripe:
             try:
                 await self._attacher.delete(Attachment(container, interface))

@@ -261,6 +261,14 @@ class Attacher:
                 if leases:
                     asyncio.get_running_loop().call_soon(self._report_down, leases)
 
+    async def unrecorded(self) -> frozenset[Attachment]:
+        """Attachments that have a link and no endpoint: the agent that made it died before their addresses were on
+        disk.
+        """
+        busy = self._registry.busy
+        kernel = await self._thread.run(self._links.snapshot)
+        return frozenset(kernel.ours().keys() - busy - self._registry.busy - self._registry.up.keys())
+
     def _named(self, attachment: Attachment, leases: tuple[Lease, ...]) -> dict[str, Any]:
         """Attributes of a DEL: of one that finds nothing to undo, only whose it would be."""
         named = {"container__id": attachment.container, "k8s__node__name": self._node}

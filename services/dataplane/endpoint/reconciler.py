@@ -64,6 +64,7 @@ class Reconciler:
         self._undo = undo
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
+        self._unrecorded: frozenset[int] = frozenset()
         self._unsized: tuple[str, ...] = ()
         """Links whose MTU should change and cannot."""
         self._once: Once[str] = Once()
@@ -85,6 +86,7 @@ class Reconciler:
         await self._sweep_gone(found)
         self._report_orphans(found)
         await self._sweep_unmarked(kernel)
+        await self._sweep_unrecorded(found)
         if any(link.group == GROUP_DELETING for link in kernel.links):
             self._reaper.retire_left()
         await self._programs(kernel)
@@ -145,7 +147,7 @@ class Reconciler:
             await asyncio.to_thread(self._collector.forget_endpoints, stale)
 
     def _report_orphans(self, found: Repairs) -> None:
-        names = {link.alias: link.name for link in found.orphans}
+        names = {link.alias: link.name for link in found.orphans if link.up}
         for alias in self._once.take(names, time.monotonic()):
             self._log.error("orphan-link", link=names[alias], alias=alias)
             self._bus.report_fault(
@@ -160,6 +162,16 @@ class Reconciler:
             self._log.warning("unmarked-link-removed", ifindex=index)
             await self._kernel.thread.run(partial(self._kernel.links.remove, index))
         self._unmarked = begun
+
+    async def _sweep_unrecorded(self, found: Repairs) -> None:
+        """Links whose maker died before their addresses were on disk: never up, and nothing leads to them. Two-phase,
+        as above. Those that were up once have routes, and are adopted at the start.
+        """
+        begun = frozenset(link.index for link in found.orphans if not link.up)
+        for index in begun & self._unrecorded:
+            self._log.warning("unrecorded-link-removed", ifindex=index)
+            await self._kernel.thread.run(partial(self._kernel.links.remove, index))
+        self._unrecorded = begun
 
     async def _programs(self, kernel: KernelLinks) -> None:
         """Programs hang where they should: endpoints, uplinks, sockets."""

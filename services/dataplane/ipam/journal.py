@@ -188,10 +188,20 @@ class Journal:
         """``ipam`` has answered the release of this claim."""
         await self._commit(core.settle(self.ledger, owed))
 
-    def collect(self, valid: Collection[Attachment], *, listed_at: float, grace: float) -> tuple[Attachment, ...]:
-        """Attachments to undo as DEL would, by the second of two lists that lack them; releases nothing itself."""
+    def collect(
+        self, valid: Collection[Attachment], unrecorded: Collection[Attachment], *, listed_at: float, grace: float
+    ) -> tuple[Attachment, ...]:
+        """Attachments to undo as DEL would, by the second of two lists that lack them; releases nothing itself.
+        ``unrecorded``: those that the kernel has a link of, whatever is written here.
+        """
         found: Collected = core.collect(
-            self.ledger, valid, self._suspects, listed_at=listed_at, now=self._clock(), grace=grace
+            self.ledger,
+            valid,
+            self._suspects,
+            listed_at=listed_at,
+            now=self._clock(),
+            grace=grace,
+            unrecorded=unrecorded,
         )
         self._suspects = found.suspects
         return found.release

@@ -271,13 +271,16 @@ def collect(
     listed_at: float,
     now: float,
     grace: float,
+    unrecorded: Collection[Attachment] = (),
 ) -> Collected:
     """Two-phase garbage collection: what may be released, given a list of attachments that exist.
 
     ``listed_at`` is when the list was begun: an attachment younger than that is not judged by it. An attachment that
     the list lacks becomes a suspect; one that was a suspect for ``grace`` seconds and is lacking again is released.
+    So are those that the kernel has a link of and the ledger no lease (``unrecorded``).
     """
-    lacking = {
+    lacking = {attachment for attachment in unrecorded if attachment not in valid and attachment not in ledger.leases}
+    lacking |= {
         attachment
         for attachment, held in ledger.leases.items()
         if attachment not in valid and all(lease.boot != ledger.boot or lease.at < listed_at for lease in held.values())

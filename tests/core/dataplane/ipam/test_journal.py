@@ -14,6 +14,7 @@ from proto.addresses import Block, Claim
 from proto.net import Family
 from proto.objects import Owner
 from proto.requests import ClaimRelease
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.ipam.journal import (
     COOLDOWN,
     Ask,
@@ -306,6 +307,21 @@ def test_collection_needs_two_lists_a_grace_apart_and_younger_than_the_attachmen
     assert mine not in seen.suspects, "a list that has it clears it"
     ripe = collect(held, set(), early.suspects, listed_at=85.0, now=91.0, grace=30.0)
     assert ripe.release == (mine,)
+
+
+def test_a_link_without_a_lease_is_collected_by_the_same_rule() -> None:
+    held = ledger(BLOCK4)
+    do(held, allocate(held, (4,), ask(1), 10.0))
+    mine, other = ask(1).attachment, Attachment("unrecorded", "eth0")
+    links = {mine, other}
+    first = collect(held, {mine}, {}, listed_at=40.0, now=60.0, grace=30.0, unrecorded=links)
+    assert (first.release, set(first.suspects)) == ((), {other})
+    listed = collect(held, links, first.suspects, listed_at=91.0, now=91.0, grace=30.0, unrecorded=links)
+    assert (listed.release, listed.suspects) == ((), {})
+    gone = collect(held, {mine}, first.suspects, listed_at=91.0, now=91.0, grace=30.0)
+    assert (gone.release, gone.suspects) == ((), {}), "it was undone meanwhile"
+    ripe = collect(held, {mine}, first.suspects, listed_at=91.0, now=91.0, grace=30.0, unrecorded=links)
+    assert ripe.release == (other,)
 
 
 @settings(max_examples=120, deadline=None)

@@ -14,9 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from linux.netns import netns_cookie
 from proto.addresses import Endpoint
 from proto.objects import Owner, Pod
 from proto.subjects import ENDPOINTS
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.endpoint.links import GROUP_LIVE, Mark, alias, host_name
 from tests.bpf.world import inside, namespace, run
 from tests.netns.dataplane.mesh import Listener, Mesh, RunningPod, dial, wait_for
 
@@ -148,6 +151,39 @@ def test_gc_undoes_what_two_lists_a_grace_apart_both_lack(node: Mesh) -> None:
     assert node.cni("GC", "", **conf).code == 0
     assert run("ip", "-n", node.netns, "route", "show", lost.four) == ""
     assert run("ip", "-n", node.netns, "route", "show", kept.four)
+
+
+def test_gc_undoes_a_link_whose_addresses_were_never_written_down(node: Mesh) -> None:
+    kept, name = node.pod("recorded"), _unrecorded(node, "c-unlisted", "up")
+    listed = [{"containerID": container, "ifname": "eth0"} for container in _containers(node)]
+    everybody: dict[str, Any] = {"cni.dev/valid-attachments": listed}
+    others = [one for one in listed if one["containerID"] != "c-unlisted"]
+    without: dict[str, Any] = {"cni.dev/valid-attachments": others}
+    for conf in (without, everybody, without):
+        assert node.cni("GC", "", **conf).code == 0
+        time.sleep(1.2)
+    assert name in run("ip", "-n", node.netns, "link"), "one list after it was listed is not enough"
+    assert node.cni("GC", "", **without).code == 0
+    wait_for("its end", lambda: name not in run("ip", "-n", node.netns, "link"), 3)
+    assert run("ip", "-n", node.netns, "route", "show", kept.four)
+
+
+def test_a_link_whose_maker_died_before_it_was_up_is_removed(node: Mesh) -> None:
+    name = _unrecorded(node, "c-cut-off", "down")
+    wait_for("its end", lambda: name not in run("ip", "-n", node.netns, "link"), 20)
+    assert any(line["event"] == "unrecorded-link-removed" for line in node.log("dataplane"))
+
+
+def _unrecorded(node: Mesh, container: str, state: str) -> str:
+    """A link as an ADD leaves it whose agent is killed before the addresses are on disk; its name."""
+    netns = node.empty_namespace()
+    with inside(netns):
+        cookie = netns_cookie()
+    mark = Mark(Attachment(container, "eth0"), f"uid-{container}", cookie)
+    name = host_name(mark.attachment)
+    run("ip", "-n", node.netns, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", netns)
+    run("ip", "-n", node.netns, "link", "set", name, "alias", alias(mark), "group", str(GROUP_LIVE), state)
+    return name
 
 
 def _containers(node: Mesh) -> list[str]:
