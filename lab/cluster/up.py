@@ -71,6 +71,7 @@ class Rise:
         self.where = where
         self.topology = topology
         self.install, self.model = wanted.install, wanted.model
+        self.fabric = wanted.fabric
         self.switch, self.sessions = wanted.switch, Sessions(bfd=wanted.bfd)
         self.products = products
         self.archives: list[Path] = []
@@ -107,6 +108,15 @@ class Rise:
         for folder in (of.run, of.bpffs, of.agents):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         await asyncio.to_thread(namespaces.run, ["mount", "-t", "bpf", "bpf", str(of.bpffs)])
+
+    async def agents_in_pods(self, tag: str, say: Callable[[str], None]) -> None:
+        """`airmesh install`; instead of a gateway the network leads the API server's machine to pods."""
+        if self.fabric is Fabric.FLAT:
+            await self.launcher.start("pod-routes", mesh.python("lab.cluster.pod_routes", self.where.lab), always=True)
+        await pods.install(self.where, self.topology, tag, say)
+        await self.peers()
+        if self.model:
+            await models.ask(self.where, self.model)
 
     async def _component(self, name: str, argv: list[str], host: Host) -> None:
         command = node.inside(host, [str(self.products["k8s"]), *argv])
@@ -332,10 +342,7 @@ async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
         if rise.images is not None:
             rise.images.result().unlink()  # it is in the nodes' runtimes by now
         if rise.pods:
-            await pods.install(rise.where, rise.topology, tag, say)
-            await rise.peers()
-            if rise.model:
-                await models.ask(rise.where, rise.model)
+            await rise.agents_in_pods(tag, say)
         if rise.install is not Install.NOTHING:
             await rise.registered("Ready")
             say("nodes ready")

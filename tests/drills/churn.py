@@ -29,11 +29,14 @@ TRY_AGAIN_LATER = 11
 POOLS = (("pods4", "10.244.0.0/25", 26), ("pods6", "fd00:10:244::/121", 122))
 """Two blocks of each family: a node remembers each address that it ever gave, and soon it has given all."""
 QUIET = 3.0
-"""Seconds after a round until what rests, lingers or waits to be told is over; the settings below make them short."""
+"""Seconds after a round until what rests, lingers or waits to be told is over; the settings below make them short, and
+the first standing check comes before the first look.
+"""
 SETTINGS = {
     "AIRMESH_ADDRESS_COOLDOWN": "1",
     "AIRMESH_OWNER_GRACE": "1",
     "AIRMESH_GC_GRACE": "1",
+    "AIRMESH_CHECKS_EVERY": "3",
     "AIRMESH_POLICY_GRACE_SECONDS": "2",
     "AIRMESH_POLICY_LEASE_SECONDS": "6",
     "AIRMESH_LOG_LEVEL": "warning",

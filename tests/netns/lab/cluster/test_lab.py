@@ -9,13 +9,14 @@ import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from lab import topology
-from lab.cluster import down, launch, leftovers, mesh, namespaces, node, pinned, port_forward
+from lab.cluster import down, launch, leftovers, mesh, namespaces, node, pinned, pod_routes, port_forward
 from lab.cluster.launch import Launcher
 from lab.cluster.supervisor import Request
 from lab.paths import MARKER, Paths, Settings, paths
@@ -88,6 +89,28 @@ def test_making_what_exists_is_one_clear_error(where: Paths) -> None:
     namespaces.make(plan(where.lab, 1))
     with pytest.raises(LabError, match="File exists"):
         namespaces.make(plan(where.lab, 1))
+
+
+def test_routes_to_pods_follow_the_nodes_and_leave_others_alone(where: Paths) -> None:
+    lab = plan(where.lab, 2)
+    namespaces.make(lab)
+    n1, n2 = lab.nodes
+    space, four, six = lab.control.namespace, ip_network("10.244.0.0/26"), ip_network("fd00:10:244::/122")
+
+    def routes() -> list[str]:
+        shown = [namespaces.run(["ip", "-n", space, version, "route"]) for version in ("-4", "-6")]
+        return [line for line in "".join(shown).splitlines() if "10.24" in line or "fd00:10:24" in line]
+
+    namespaces.run(["ip", "-n", space, "route", "add", "10.245.0.0/26", "via", str(n1.fabric4)])
+    pod_routes.apply(space, {four: str(n1.fabric4), six: str(n1.fabric6)})
+    pod_routes.apply(space, {four: str(n2.fabric4), six: str(n1.fabric6)})
+    assert [line.split()[:3] for line in routes()] == [
+        [str(four), "via", str(n2.fabric4)],
+        ["10.245.0.0/26", "via", str(n1.fabric4)],
+        [str(six), "via", str(n1.fabric6)],
+    ]
+    pod_routes.apply(space, {})
+    assert [line.split()[0] for line in routes()] == ["10.245.0.0/26"]
 
 
 async def test_a_port_leads_into_the_lab_and_stays_the_same(where: Paths, launcher: Launcher) -> None:
