@@ -42,7 +42,7 @@ e2e: setup $(if $(filter pods,$(INSTALL)),images) ## the stock Kubernetes suite 
 	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
-drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes; of a lab in pods: LAB=name INSTALL=pods)
+drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes, in pods 25: LAB=name INSTALL=pods)
 	$(if $(filter pods,$(INSTALL)),AIRMESH_TEST_LAB=$(LAB)) $(PYTHON) -m pytest tests/drills/test_kills.py tests/drills/test_rebuilt.py -m slow
 
 drill-addresses: setup ## never twice with 500 pods, the first instant 200 times (about 4 minutes)

@@ -261,7 +261,7 @@ def _held(lab: Lab) -> float:
     return sum(Monitor(lab, host).held() for host in hosts)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # in pods a kubelet waits between two starts: 18 s a restart
 @pytest.mark.alone  # how soon an agent is ready is counted
 @pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times: int) -> None:
