@@ -60,7 +60,7 @@ async def rounds(churn: Churn, count: int, pods: int, policies: int) -> dict[str
     return await churn.look()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_nothing_stays_of_what_came_and_went(tmp_path: Path) -> None:
     async with churning(tmp_path, "cs") as churn:
         await churn.round(WARM, POLICIES)

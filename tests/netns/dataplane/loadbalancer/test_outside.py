@@ -134,7 +134,7 @@ class TestAnswers:
             ports=(ServicePort(name="", protocol=protocol, port=80, node_port=PORT),),
         )
         doctor = AffinityDoctor(lambda: (service,), tables)
-        before = asyncio.run(doctor.check(DoctorRequest()))
+        tables.nats.apply({}, tables.nats.items())  # of other tests: they end meanwhile, or their port comes again
         chosen = ""
         with ExitStack() as stack:
             for _ in range(5):
@@ -149,8 +149,8 @@ class TestAnswers:
         ((client, index),) = one.outside
         assert (client, one.busiest, one.pods) == (CLIENT[version], CLIENT[version], (0, 0))
         assert one.backends[index] == end(site.pod(int(chosen[3]), version), TARGET)
-        assert one.flows == 5 + sum(seen.flows for seen in before)
-        assert one.busiest_flows == 5 + sum(seen.busiest_flows for seen in before)
+        assert one.flows == 5
+        assert one.busiest_flows == 5
 
     def test_local_only_is_silent_without_a_local_backend(self, site: Town, version: int, kind: str) -> None:
         before = drops(site, DropReason.SERVICE_NO_LOCAL_BACKEND)
