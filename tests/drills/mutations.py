@@ -95,7 +95,7 @@ CHASSIS = (
     Mutant(
         name="a-link-without-a-record-stays",
         file="services/dataplane/endpoint/reconciler.py",
-        old="        await self._sweep_unrecorded(found)\n",
+        old='        begun |= {(link.index, "unrecorded-link-removed") for link in found.orphans if not link.up}\n',
         new="",
         tests=("tests/netns/dataplane/endpoint/test_pods.py",),
     ),

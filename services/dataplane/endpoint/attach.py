@@ -263,10 +263,13 @@ class Attacher:
 
     async def unrecorded(self) -> frozenset[Attachment]:
         """Attachments that have a link and no endpoint: the agent that made it died before their addresses were on
-        disk.
+        disk. Raises CniError when the kernel does not tell.
         """
         busy = self._registry.busy
-        kernel = await self._thread.run(self._links.snapshot)
+        try:
+            kernel = await self._thread.run(self._links.snapshot)
+        except (OSError, queue.Full) as error:
+            raise _as_cni(error) from error
         return frozenset(kernel.ours().keys() - busy - self._registry.busy - self._registry.up.keys())
 
     def _named(self, attachment: Attachment, leases: tuple[Lease, ...]) -> dict[str, Any]:

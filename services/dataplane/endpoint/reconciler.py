@@ -63,8 +63,8 @@ class Reconciler:
         self._reaper = reaper
         self._undo = undo
         self._missing: frozenset[Attachment] = frozenset()
-        self._unmarked: frozenset[int] = frozenset()
-        self._unrecorded: frozenset[int] = frozenset()
+        self._begun: frozenset[tuple[int, str]] = frozenset()
+        """Links by index that nobody finishes, each with what its removal is called in the log."""
         self._unsized: tuple[str, ...] = ()
         """Links whose MTU should change and cannot."""
         self._once: Once[str] = Once()
@@ -85,8 +85,7 @@ class Reconciler:
         await self._mend(found, up)
         await self._sweep_gone(found)
         self._report_orphans(found)
-        await self._sweep_unmarked(kernel)
-        await self._sweep_unrecorded(found)
+        await self._sweep_begun(kernel, found)
         if any(link.group == GROUP_DELETING for link in kernel.links):
             self._reaper.retire_left()
         await self._programs(kernel)
@@ -155,23 +154,16 @@ class Reconciler:
                 "delete the pod behind it; restore the journal if it was removed",
             )
 
-    async def _sweep_unmarked(self, kernel: KernelLinks) -> None:
-        """Links whose maker died between making and marking them; two-phase, since one may be in the making."""
-        begun = frozenset(link.index for link in kernel.unmarked())
-        for index in begun & self._unmarked:
-            self._log.warning("unmarked-link-removed", ifindex=index)
-            await self._kernel.thread.run(partial(self._kernel.links.remove, index))
-        self._unmarked = begun
-
-    async def _sweep_unrecorded(self, found: Repairs) -> None:
-        """Links whose maker died before their addresses were on disk: never up, and nothing leads to them. Two-phase,
-        as above. Those that were up once have routes, and are adopted at the start.
+    async def _sweep_begun(self, kernel: KernelLinks, found: Repairs) -> None:
+        """Links whose maker died before it marked them, or before their addresses were on disk; two-phase, since one
+        may be in the making. Those that were up once have routes, and are adopted at the start.
         """
-        begun = frozenset(link.index for link in found.orphans if not link.up)
-        for index in begun & self._unrecorded:
-            self._log.warning("unrecorded-link-removed", ifindex=index)
+        begun = {(link.index, "unmarked-link-removed") for link in kernel.unmarked()}
+        begun |= {(link.index, "unrecorded-link-removed") for link in found.orphans if not link.up}
+        for index, event in sorted(begun & self._begun):
+            self._log.warning(event, ifindex=index)
             await self._kernel.thread.run(partial(self._kernel.links.remove, index))
-        self._unrecorded = begun
+        self._begun = frozenset(begun)
 
     async def _programs(self, kernel: KernelLinks) -> None:
         """Programs hang where they should: endpoints, uplinks, sockets."""
