@@ -70,9 +70,10 @@ def apply(netns: str, routes: Routes) -> None:
 async def serve(lab: str) -> None:
     """Follow the Nodes for ever; a pass that fails is told and made again."""
     where, netns = paths(lab, settings()), plan(lab, 1).control.namespace
+    api = Api(where, read_ports(where.ports).api)
     while True:
         # Of an API server that does not answer, as of one that knows no Node yet, nothing is taken away.
-        if nodes := await Api(where, read_ports(where.ports).api).items("/api/v1/nodes"):
+        if nodes := await api.items("/api/v1/nodes"):
             try:
                 await asyncio.to_thread(apply, netns, wanted(nodes))
             except LabError as error:

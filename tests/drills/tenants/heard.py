@@ -49,7 +49,7 @@ class Stream:
         with self.file.open("rb") as written:
             written.seek(self.read)
             whole = written.read().rpartition(b"\n")[0]
-        for line in whole.decode().splitlines() if whole else ():
+        for line in whole.decode().split("\n") if whole else ():
             at, _, text = line.partition(" ")
             received = Received(float(at), text)
             self.lines.append(received)

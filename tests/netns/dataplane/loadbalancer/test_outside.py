@@ -135,6 +135,7 @@ class TestAnswers:
         )
         doctor = AffinityDoctor(lambda: (service,), tables)
         tables.nats.apply({}, tables.nats.items())  # of other tests: they end meanwhile, or their port comes again
+        assert sum(seen.flows for seen in asyncio.run(doctor.check(DoctorRequest()))) == 0
         chosen = ""
         with ExitStack() as stack:
             for _ in range(5):
